@@ -1,0 +1,63 @@
+# Needs nothing but Python 3.11 and make; offline once `make setup` has run.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TENSORFLOW ?= tensorflow-cpu
+BIN := .venv/bin
+INSTALLED := .venv/.installed-$(TENSORFLOW)
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+DEMO := 01_extract_faces 02_make_eye_masks 03_train_gan 04_convert_video
+
+.PHONY: setup demo notebooks test check format bench clean help
+.DEFAULT_GOAL := help
+
+help: ## Say what can be made.
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@echo
+	@echo 'With an NVIDIA card: make setup TENSORFLOW=tensorflow'
+
+setup: $(INSTALLED) ## Install everything at its tested version into .venv.
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -c constraints.txt -e '.[$(TENSORFLOW),notebooks,dev]'
+	@rm -f .venv/.installed-*
+	@touch $@
+
+demo: $(INSTALLED) ## Run the four notebooks on the embedded footage, in build/demo.
+	@mkdir -p build/demo
+	@for name in $(DEMO); do \
+	  echo "== notebooks/$$name.ipynb"; \
+	  $(BIN)/papermill --kernel python3 --cwd build/demo \
+	    notebooks/$$name.ipynb build/demo/$$name.ipynb || exit 1; \
+	done
+	@echo
+	@echo 'Look at these in build/demo:'
+	@echo '  swap.mp4            the swapped video'
+	@echo '  side_by_side.png    original and swap next to each other'
+	@echo '  model/preview.png   what the networks learned'
+	@echo '  faces/              the extracted faces'
+	@echo '  *.ipynb             the notebooks with their pictures'
+
+notebooks: $(INSTALLED) ## Open the notebooks in JupyterLab.
+	$(BIN)/jupyter lab notebooks
+
+test: $(INSTALLED) ## Run the tests.
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED) ## Check style, format, imports and that no notebook has outputs.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(if $(NOTEBOOKS),$(BIN)/nbstripout --keep-id --verify $(NOTEBOOKS))
+
+format: $(INSTALLED) ## Put style, format and notebooks in order.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(if $(NOTEBOOKS),$(BIN)/nbstripout --keep-id $(NOTEBOOKS))
+
+bench: $(INSTALLED) ## Measure the speed on this machine.
+	$(BIN)/python tests/bench.py
+
+clean: ## Remove what was built; .venv and weights/ stay.
+	rm -rf build *.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	find fsgan tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,60 @@
+"""Trainable face swapping: a GAN with one shared encoder and a decoder a person.
+
+The stages, in the order in which they are run::
+
+    fsgan.extract_faces("a.mp4", "faces/a")           # video or photos -> face crops
+    fsgan.make_eye_masks("faces/a", "eye_masks/a")    # face crops -> eye masks
+    fsgan.train("faces/a", "faces/b", "model", ...)   # face crops -> trained model
+    fsgan.convert_video("a.mp4", "swap.mp4", "model") # video -> swapped video
+
+Conventions that hold everywhere in the package:
+
+* Frames and crops are RGB uint8 arrays of shape (height, width, 3). BGR exists only
+  at a border that demands it.
+* Network tensors are RGB float32 in [-1, 1], shape (batch, height, width, 3).
+* Masks are float32 in [0, 1], shape (..., 1).
+* Boxes are (left, top, right, bottom) in float pixels. Landmarks are (n, 2) float
+  (x, y) pixels; pixel centres lie on whole numbers. Five points come in the order left
+  eye, right eye (as seen in the image), nose, left and right corner of the mouth.
+* The sides are A and B. The direction "AtoB" puts B's face on footage of A.
+* Frame rates and times of frames are exact fractions.
+
+Names are loaded when they are first used: ``import fsgan`` itself starts neither Keras
+nor TensorFlow.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=[
+        "augmentation",
+        "compositing",
+        "convert",
+        "dataset",
+        "detection",
+        "extract",
+        "gan",
+        "geometry",
+        "images",
+        "layers",
+        "losses",
+        "masks",
+        "models",
+        "provenance",
+        "sample",
+        "tracking",
+        "training",
+        "video",
+        "weights",
+    ],
+    submod_attrs={
+        "augmentation": ["AugmentationSettings"],
+        "convert": ["ConvertSettings", "FaceSwapper", "convert_image", "convert_video"],
+        "extract": ["extract_faces", "make_eye_masks"],
+        "losses": ["LossWeights"],
+        "models": ["ModelConfig"],
+        "sample": ["make_sample_clips"],
+        "training": ["TrainSettings", "draw_preview", "read_losses", "train"],
+    },
+)

@@ -1,0 +1,115 @@
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def project_texts():
+    """Every text file of the project, whether or not git knows it yet."""
+    for folder in (".", ".ci", "fsgan", "notebooks", "tests", "weights"):
+        for path in (ROOT / folder).glob("*" if folder == "." else "**/*"):
+            named = path.name in ("Makefile", "LICENSE", "run", ".gitignore")
+            kinds = (".py", ".md", ".toml", ".txt", ".yml", ".ipynb", ".json")
+            if path.is_file() and (named or path.suffix in kinds):
+                yield path
+
+
+def pins():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pairs = (line.split("==") for line in lines if not line.startswith("#"))
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"(?<![\w./~-])/(home|root|Users|work|tmp|mnt)/\w",
+        # Taken apart, so that this file does not find itself.
+        "|".join(
+            re.escape(".".join(host))
+            for host in (
+                ("pypi", "org"),
+                ("pythonhosted", "org"),
+                ("anaconda", "org"),
+                ("debian", "org"),
+                ("npmjs", "org"),
+            )
+        ),
+    ],
+    ids=["path of a machine", "host of a registry"],
+)
+def test_no_text_of_the_project_names_a(pattern):
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in project_texts()
+        if (match := re.search(pattern, path.read_text(encoding="utf-8")))
+    ]
+    assert found == []
+
+
+def test_the_search_for_texts_reaches_every_kind_of_file():
+    names = {path.relative_to(ROOT).as_posix() for path in project_texts()}
+    assert names >= {
+        ".ci/run",
+        "Makefile",
+        "constraints.txt",
+        "environment.yml",
+        "fsgan/__init__.py",
+        "tests/test_project.py",
+        "weights/README.md",
+    }
+
+
+@pytest.mark.parametrize("part", ["core", *EXTRAS])
+def test_every_dependency_is_pinned_to_a_version_it_allows(part):
+    for text in PROJECT["dependencies"] if part == "core" else EXTRAS[part]:
+        requirement = Requirement(text)
+        assert requirement.specifier, f"{text} has no lower bound"
+        version = pins()[canonicalize_name(requirement.name)]
+        assert version in requirement.specifier, f"{text} against {version}"
+
+
+def test_both_tensorflows_are_pinned_to_one_version():
+    assert pins()["tensorflow"] == pins()["tensorflow-cpu"]
+
+
+def test_one_opencv_is_pinned():
+    assert [name for name in pins() if name.startswith("opencv")] == ["opencv-python"]
+
+
+def test_the_conda_environment_installs_this_project_with_the_tested_pins():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["name"] == PROJECT["name"]
+    (python,) = (
+        Requirement(item.replace("=", "=="))
+        for item in environment["dependencies"]
+        if str(item).startswith("python=")
+    )
+    (version,) = (clause.version for clause in python.specifier)
+    assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(
+        version
+    )
+    (by_pip,) = (
+        item["pip"] for item in environment["dependencies"] if isinstance(item, dict)
+    )
+    constraints, project = by_pip
+    assert constraints == "-c constraints.txt"
+    extras = re.fullmatch(r"-e \.\[(.+)\]", project)[1].split(",")
+    assert set(extras) <= set(EXTRAS)
+    assert f"[$(TENSORFLOW),{','.join(extras[1:])}]" in (ROOT / "Makefile").read_text()
+
+
+@pytest.mark.parametrize("heavy", ["tensorflow", "keras", "torch", "cv2", "av"])
+def test_importing_the_package_does_not_start(heavy):
+    code = f"import sys, fsgan; assert {heavy!r} not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
