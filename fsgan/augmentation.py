@@ -1,0 +1,275 @@
+"""Random variations of a face, as pure functions on arrays.
+
+Geometry is drawn in *crop units*: whatever its size in pixels, a crop reaches from 0
+(left, top) to 256 (right, bottom) and its middle is (128, 128). Pixel `i` of a crop of
+`size` pixels has its centre at `(i + 0.5) * 256 / size`, which is where the functions
+that touch pixels convert.
+"""
+
+from dataclasses import dataclass, fields
+
+import cv2
+import numpy as np
+from scipy import ndimage
+from skimage.transform import SimilarityTransform
+
+CROP = 256  # side of a crop in crop units
+GRID = 5  # nodes along a side of the warp's grid
+COVERAGE_SPREAD = 0.109  # the share seen varies by this share: 78..97 at 0.684
+NODE_NOISE = (5.0, 6.2)  # range of the nodes' standard deviation, crop units
+COLOR_BORDER = 60  # crop units cut from each side before colours are measured
+BLUR_SIZES = (5, 7, 9, 11)  # length of the motion blur, pixels of the network's image
+
+
+@dataclass(frozen=True)
+class AugmentationSettings:
+    """How much training faces are varied, and how much of a face the network sees."""
+
+    rotation: float = 10.0  # largest angle to either side, degrees
+    zoom: float = 0.1  # largest change of size, share of the size
+    shift: float = 0.05  # largest move along each axis, share of the crop's width
+    flip: float = 0.5  # probability of a mirrored face
+    color_match: float = 0.5  # probability of another face's colours
+    motion_blur: float = 0.0  # probability of a motion blur (0.25 is a good value)
+    coverage: float = 0.8  # share of the crop's width seen, in training and conversion
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        accepted = {"rotation": (0, 180), "zoom": (0, 0.9), "coverage": (0.1, 1)}
+        for field in fields(self):
+            low, high = accepted.get(field.name, (0, 1))
+            value = getattr(self, field.name)
+            if not (isinstance(value, (int, float)) and low <= value <= high):
+                raise ValueError(
+                    f"{field.name} must be a number from {low} to {high}, got {value!r}"
+                )
+
+
+def match_colors(
+    face: np.ndarray, partner: np.ndarray, ratio: float, in_xyz: bool
+) -> np.ndarray:
+    """Gives a face the mean and spread of another face's colours.
+
+    Both are measured in the middle of the crops, where there is little background.
+
+    Args:
+        face: Crop to change, RGB uint8 (height, width, 3).
+        partner: Crop with the wanted colours, RGB uint8, of any size.
+        ratio: How far to go, from 0 (the face's own colours) to 1 (the partner's).
+        in_xyz: Whether the channels are those of CIE XYZ instead of RGB.
+
+    Returns:
+        RGB float32 (height, width, 3) in [0, 255]. Values that leave this range are
+        brought back by one shift and one scale for the whole image.
+
+    Source: Reinhard et al. 2001, Color Transfer between Images, equations 10 and 11.
+    """
+    face, partner = face.astype(np.float32), partner.astype(np.float32)
+    if in_xyz:
+        face = cv2.cvtColor(face, cv2.COLOR_RGB2XYZ)
+        partner = cv2.cvtColor(partner, cv2.COLOR_RGB2XYZ)
+    face_mean, face_spread = _color_statistics(face)
+    partner_mean, partner_spread = _color_statistics(partner)
+    mean = ratio * partner_mean + (1 - ratio) * face_mean
+    spread = ratio * partner_spread + (1 - ratio) * face_spread
+    # A spread below one level is noise (or a face of one colour): not to be magnified.
+    gain = spread / np.maximum(face_spread, 1.0)
+    matched = face * gain + (mean - face_mean * gain)
+    matched -= min(matched.min(), 0)
+    matched *= 255 / max(matched.max(), 255)
+    if in_xyz:
+        matched = cv2.cvtColor(matched, cv2.COLOR_XYZ2RGB)
+    return np.clip(matched, 0, 255)
+
+
+def affine_matrix(
+    rotation: float, zoom: float, shift: tuple[float, float], flip: bool
+) -> np.ndarray:
+    """Builds the matrix that turns, zooms and moves a crop, then may mirror it.
+
+    Args:
+        rotation: Degrees, positive is counter-clockwise, about the crop's middle.
+        zoom: Factor, above 1 the face grows.
+        shift: Move to the right and down, crop units.
+        flip: Whether left and right change places afterwards.
+
+    Returns:
+        Float64 (3, 3), maps (x, y, 1) of the old crop to the new one, crop units.
+    """
+    middle = (CROP / 2, CROP / 2)
+    matrix = np.vstack([cv2.getRotationMatrix2D(middle, rotation, zoom), [0, 0, 1]])
+    matrix[:2, 2] += shift
+    mirror = np.array([[-1, 0, CROP], [0, 1, 0], [0, 0, 1]])
+    return mirror @ matrix if flip else matrix
+
+
+def warp_grid(half_width: float, noise: np.ndarray) -> np.ndarray:
+    """Lays a grid over the crop's middle and moves each of its nodes.
+
+    Args:
+        half_width: Distance from the crop's middle to the grid's border, crop units.
+        noise: Move of each node, float (5, 5, 2) as (row, column, xy), crop units.
+
+    Returns:
+        Positions of the nodes, float64 (5, 5, 2), crop units.
+    """
+    line = np.linspace(CROP / 2 - half_width, CROP / 2 + half_width, GRID)
+    return np.stack(np.meshgrid(line, line), axis=-1) + noise
+
+
+def warp_map(grid: np.ndarray, resolution: int) -> np.ndarray:
+    """Interpolates the grid so that its border nodes lie on the image's border.
+
+    Args:
+        grid: Positions of the nodes, float (5, 5, 2), any unit.
+        resolution: Side of the image, pixels, a multiple of 8.
+
+    Returns:
+        Where each pixel comes from, float32 (resolution, resolution, 2) as (x, y).
+    """
+    # Resizing puts the nodes in the middles of the grid's cells: half a cell too much.
+    margin = resolution // 8
+    side = resolution + 2 * margin
+    enlarged = cv2.resize(grid.astype(np.float32), (side, side))
+    return np.ascontiguousarray(enlarged[margin:-margin, margin:-margin])
+
+
+def target_matrix(grid: np.ndarray, resolution: int) -> np.ndarray:
+    """Fits the similarity that brings the moved grid closest to the regular one.
+
+    Args:
+        grid: Positions of the nodes, float (5, 5, 2), crop units.
+        resolution: Side of the target, pixels.
+
+    Returns:
+        Float64 (3, 3), maps crop units to positions in the target, which reach from 0
+        to `resolution` from border to border.
+
+    Source: Umeyama 1991, by scikit-image.
+    """
+    line = np.linspace(0, resolution, GRID)
+    regular = np.stack(np.meshgrid(line, line), axis=-1)
+    return SimilarityTransform.from_estimate(
+        grid.reshape(-1, 2), regular.reshape(-1, 2)
+    ).params
+
+
+def motion_blur_kernel(size: int, angle: float) -> np.ndarray:
+    """Draws the path of a moving camera: a straight line.
+
+    Args:
+        size: Length of the line, pixels, odd.
+        angle: Degrees, positive is counter-clockwise, 0 is horizontal.
+
+    Returns:
+        Weights, float64 (size, size), with sum 1.
+    """
+    line = np.zeros((size, size))
+    line[size // 2] = 1
+    # Cubic interpolation overshoots, and a negative weight would sharpen.
+    kernel = ndimage.rotate(line, angle, reshape=False).clip(min=0)
+    return kernel / kernel.sum()
+
+
+def warp_pair(
+    image: np.ndarray,
+    mask: np.ndarray,
+    affine: np.ndarray,
+    grid: np.ndarray,
+    resolution: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cuts the warped input, the straight target and its mask out of a crop.
+
+    Each is interpolated once, straight from the crop, whose border goes on outside.
+
+    Args:
+        image: Crop, float32 (size, size, 3).
+        mask: Mask of the crop, float32 (size, size).
+        affine: Crop to varied crop, float (3, 3), crop units.
+        grid: Nodes over the varied crop, float (5, 5, 2), crop units.
+        resolution: Side of the results, pixels, a multiple of 8.
+
+    Returns:
+        Warped input and target, float32 (resolution, resolution, 3), and mask of the
+        target, float32 (resolution, resolution), in the ranges of the arguments.
+    """
+    units_to_pixels = _pixel_matrix(image.shape[0] / CROP)
+    # Straight lines stay straight under an affine map, so moving the nodes is enough.
+    varied_to_pixels = (units_to_pixels @ np.linalg.inv(affine))[:2]
+    nodes = grid @ varied_to_pixels[:, :2].T + varied_to_pixels[:, 2]
+    border = cv2.BORDER_REPLICATE
+    pixels = warp_map(nodes, resolution)
+    warped = cv2.remap(image, pixels, None, cv2.INTER_LINEAR, borderMode=border)
+
+    varied_to_target = _pixel_matrix(1) @ target_matrix(grid, resolution)
+    matrix = (varied_to_target @ affine @ np.linalg.inv(units_to_pixels))[:2]
+    side = (resolution, resolution)
+    target = cv2.warpAffine(image, matrix, side, borderMode=border)
+    target_mask = cv2.warpAffine(mask, matrix, side, borderMode=border)
+    return warped, target, target_mask
+
+
+def sample(
+    face: np.ndarray,
+    mask: np.ndarray,
+    partner: np.ndarray,
+    settings: AugmentationSettings,
+    resolution: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Makes one training sample: what goes in, what should come out, where eyes are.
+
+    Args:
+        face: Aligned crop, RGB uint8 (size, size, 3).
+        mask: Its eye mask, uint8 (size, size), 255 is eye.
+        partner: Crop whose colours the face may take, RGB uint8 (any, any, 3).
+        settings: How much to vary.
+        resolution: Side of the network's images, pixels, a multiple of 8.
+        rng: Source of every draw.
+
+    Returns:
+        Warped input and target, RGB float32 (resolution, resolution, 3) in [-1, 1], and
+        eye mask of the target, float32 (resolution, resolution, 1) in [0, 1].
+
+    Source: `random_warp_rev` of faceswap-GAN v2.2.
+    """
+    if rng.random() < settings.color_match:
+        image = match_colors(face, partner, rng.random(), in_xyz=rng.random() < 0.5)
+    else:
+        image = face.astype(np.float32)
+
+    affine = affine_matrix(
+        rotation=rng.uniform(-settings.rotation, settings.rotation),
+        zoom=rng.uniform(1 - settings.zoom, 1 + settings.zoom),
+        shift=rng.uniform(-settings.shift, settings.shift, size=2) * CROP,
+        flip=rng.random() < settings.flip,
+    )
+    share = settings.coverage * rng.uniform(1 - COVERAGE_SPREAD, 1 + COVERAGE_SPREAD)
+    noise = rng.normal(scale=rng.uniform(*NODE_NOISE), size=(GRID, GRID, 2))
+    grid = warp_grid(min(share, 1) * CROP / 2, noise)
+    warped, target, eyes = warp_pair(
+        image, mask.astype(np.float32), affine, grid, resolution
+    )
+
+    if rng.random() < settings.motion_blur:
+        kernel = motion_blur_kernel(rng.choice(BLUR_SIZES), rng.uniform(-180, 180))
+        warped = cv2.filter2D(warped, -1, kernel)
+        target = cv2.filter2D(target, -1, kernel)
+    return _to_network(warped), _to_network(target), eyes[..., None] / 255
+
+
+def _color_statistics(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel in the middle of a crop."""
+    top, left = (round(side * COLOR_BORDER / CROP) for side in image.shape[:2])
+    mean, spread = cv2.meanStdDev(image[top:-top, left:-left])
+    return mean[:, 0].astype(np.float32), spread[:, 0].astype(np.float32)
+
+
+def _pixel_matrix(scale: float) -> np.ndarray:
+    """Matrix from border-to-border positions to pixels with centres at integers."""
+    return np.array([[scale, 0, -0.5], [0, scale, -0.5], [0, 0, 1]])
+
+
+def _to_network(image: np.ndarray) -> np.ndarray:
+    """Brings [0, 255] to [-1, 1]; rounding may not leave it."""
+    return np.clip(image / np.float32(127.5) - 1, -1, 1)
