@@ -1,0 +1,272 @@
+"""Pictures in and out: every common photo file becomes an upright RGB array.
+
+Nothing is written in place: `write_beside` gives a file its name only once it is
+whole.
+"""
+
+import errno
+import logging
+import os
+import re
+import struct
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import (
+    Image,
+    ImageDraw,
+    ImageFile,
+    ImageFont,
+    ImageOps,
+    PngImagePlugin,
+    UnidentifiedImageError,
+)
+
+logger = logging.getLogger(__name__)
+
+# fmt: off
+IMAGE_SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".ppm",
+    ".avif",
+})
+# fmt: on
+_SAVE_OPTIONS = {
+    ".png": {"format": "PNG"},
+    ".jpg": {"format": "JPEG", "quality": 97, "subsampling": "4:4:4"},
+    ".jpeg": {"format": "JPEG", "quality": 97, "subsampling": "4:4:4"},
+    ".webp": {"format": "WEBP", "quality": 97},
+}
+# What Pillow's readers raise on damaged pixels.
+_DAMAGE = (OSError, SyntaxError, ValueError, IndexError, struct.error, zlib.error)
+_truncated_lock = threading.Lock()
+
+
+@contextmanager
+def write_beside(path: str | Path) -> Iterator[Path]:
+    """Yield a hidden file beside `path` that takes its name on a clean exit.
+
+    Any exception, an interrupt too, removes the hidden file and leaves whatever
+    was at `path` before. A missing folder is created.
+
+    Args:
+        path: file to write.
+
+    Yields:
+        Path of the hidden file, with the suffix of `path`.
+
+    Raises:
+        IsADirectoryError: `path` is a folder.
+        OSError: the folder cannot be created or written to.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file")
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+    except OSError as error:
+        reason = os.strerror(error.errno or errno.EIO)
+        raise type(error)(
+            f"{path} cannot be written ({reason}); choose another output folder"
+        ) from error
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read a picture file as an upright RGB array.
+
+    The EXIF rotation is applied; gray, 16-bit gray (0..65535 becomes 0..255),
+    palette and CMYK become RGB; transparent parts are laid over white, as most
+    viewers show them; of an animation the first picture is read. A file that
+    breaks off gives the part that decodes and logs one warning. Colour profiles
+    are not applied.
+
+    Args:
+        path: picture file; what it holds counts, not its suffix.
+
+    Returns:
+        RGB uint8 `(height, width, 3)`.
+
+    Raises:
+        FileNotFoundError: nothing is at `path`.
+        IsADirectoryError: `path` is a folder.
+        ValueError: the file is empty, not a picture, damaged beyond use, far too
+            large (Pillow's `Image.MAX_IMAGE_PIXELS`) or has floating point pixels.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; use list_images to read it")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; check the name")
+    if not path.stat().st_size:
+        raise ValueError(f"{path} is empty; copy or download it again")
+    try:
+        return _load(path)
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"{path} is not a picture that can be read; convert it to PNG or JPEG"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{path} is too large a picture to open safely; scale it down first"
+        ) from error
+    except _DAMAGE as error:
+        first_error = error
+    try:
+        with _truncated_lock:  # the switch is global: nobody else may see it flip
+            before = ImageFile.LOAD_TRUNCATED_IMAGES
+            ImageFile.LOAD_TRUNCATED_IMAGES = True
+            try:
+                image = _load(path)
+            finally:
+                ImageFile.LOAD_TRUNCATED_IMAGES = before
+    except _DAMAGE as error:
+        raise ValueError(f"{path} cannot be decoded: {error}") from error
+    logger.warning("%s is damaged (%s): what decodes is used", path, first_error)
+    return image
+
+
+def _load(path: Path) -> np.ndarray:
+    with Image.open(path) as opened:
+        image = ImageOps.exif_transpose(opened)
+    if image.mode == "F":
+        raise ValueError("floating point pixels have no agreed range, save 8 or 16 bit")
+    if image.mode.startswith("I"):  # 16-bit gray: convert() would clip at 255
+        gray = np.asarray(image).astype(np.float64) / 257
+        image = Image.fromarray(np.clip(gray.round(), 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
+
+
+def write_image(path: str | Path, image: np.ndarray, xmp: bytes | None = None) -> None:
+    """Write a picture; the suffix of `path` chooses the format.
+
+    PNG is exact; JPEG is written at quality 97 without chroma subsampling, WebP at
+    quality 97 (its chroma is always halved).
+
+    Args:
+        path: file ending in .png, .jpg, .jpeg or .webp; its folder is created.
+        image: RGB uint8 `(height, width, 3)`.
+        xmp: XMP packet to embed, such as `provenance.image_xmp()`; `None` for none.
+
+    Raises:
+        ValueError: another suffix, or `image` is not RGB uint8.
+        OSError: the folder cannot be written to.
+    """
+    path = Path(path)
+    options = _SAVE_OPTIONS.get(path.suffix.lower())
+    if options is None:
+        raise ValueError(f"path must end in {', '.join(_SAVE_OPTIONS)}, got {path}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f"image must be RGB uint8 (height, width, 3), "
+            f"got {image.dtype} {image.shape}"
+        )
+    if xmp is not None and options["format"] == "PNG":
+        chunks = PngImagePlugin.PngInfo()
+        chunks.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        options = {**options, "pnginfo": chunks}
+    elif xmp is not None:
+        options = {**options, "xmp": xmp}
+    with write_beside(path) as temporary:
+        Image.fromarray(image).save(temporary, **options)
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """List the pictures of a folder in natural order: frame2 before frame10.
+
+    Args:
+        folder: folder to look in; subfolders and hidden files are left out.
+
+    Returns:
+        Paths whose suffix is in `IMAGE_SUFFIXES`, upper or lower case.
+
+    Raises:
+        FileNotFoundError: the folder is missing or holds no picture.
+        NotADirectoryError: `folder` is a file.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise FileNotFoundError(f"the folder {folder} does not exist; check the name")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; give the folder of pictures")
+    found = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not path.name.startswith(".")
+        and path.is_file()
+    ]
+    if not found:
+        raise FileNotFoundError(
+            f"{folder} holds no pictures ({' '.join(sorted(IMAGE_SUFFIXES))})"
+        )
+    return sorted(found, key=_natural_order)
+
+
+def _natural_order(path: Path) -> tuple[list[str | int], str]:
+    # Split text and numbers alternate, so parts at one position always compare.
+    parts: list[str | int] = list(re.split(r"([0-9]+)", path.name.casefold()))
+    parts[1::2] = map(int, parts[1::2])
+    return parts, path.name
+
+
+def contact_sheet(
+    images: Sequence[np.ndarray],
+    columns: int = 8,
+    size: int = 96,
+    labels: Sequence[str] | None = None,
+) -> np.ndarray:
+    """Lay pictures out as one grid, row by row.
+
+    Args:
+        images: RGB uint8 `(height, width, 3)` each, of any sizes; fitted into their
+            tile with the proportions kept, on black.
+        columns: tiles in a row; fewer pictures make a narrower sheet.
+        size: side of a tile, pixels.
+        labels: one short text for each picture, written in a strip of 16 pixels
+            under it; `None` for no strips.
+
+    Returns:
+        RGB uint8 `(rows * size, columns * size, 3)`, rows 16 pixels taller with
+        labels.
+
+    Raises:
+        ValueError: no images, `columns` or `size` below 1, or as many labels as
+            images are not given.
+    """
+    if not len(images):
+        raise ValueError("images must hold at least one picture, got none")
+    if columns < 1 or size < 1:
+        raise ValueError(f"columns and size must be at least 1, got {columns}, {size}")
+    if labels is not None and len(labels) != len(images):
+        raise ValueError(
+            f"labels must be one for each of {len(images)} images, got {len(labels)}"
+        )
+    strip = 0 if labels is None else 16
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * size, rows * (size + strip)))
+    font = ImageFont.load_default(12) if labels is not None else None
+    for index, image in enumerate(images):
+        tile = Image.new("RGB", (size, size + strip))
+        tile.paste(ImageOps.pad(Image.fromarray(image), (size, size)))
+        if labels is not None:
+            position = (size / 2, size + strip / 2)
+            ImageDraw.Draw(tile).text(
+                position, labels[index], fill="white", font=font, anchor="mm"
+            )
+        row, column = divmod(index, columns)
+        sheet.paste(tile, (column * size, row * (size + strip)))
+    return np.array(sheet)
