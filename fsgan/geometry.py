@@ -1,0 +1,184 @@
+"""Where a face is: boxes, five points, and the warp to the aligned crop and back."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from skimage.transform import SimilarityTransform
+
+MEAN_LANDMARKS = np.array(
+    [
+        [0.3259, 0.3134],  # left eye
+        [0.7228, 0.3108],  # right eye
+        [0.5187, 0.5524],  # nose
+        [0.3726, 0.7752],  # left corner of the mouth
+        [0.6773, 0.7760],  # right corner of the mouth
+    ]
+)
+"""Mean five-point shape, float64 (5, 2) as (x, y) shares of the aligned crop's side.
+
+Source: faceswap-GAN v2.2 (2018).
+"""
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face found in a frame.
+
+    Attributes:
+        box: float (4,), (left, top, right, bottom) in pixels of the frame.
+        landmarks: float (5, 2), (x, y) pixels of the frame: left eye, right eye (as
+            seen in the image), nose, left mouth corner, right mouth corner.
+        confidence: the detector's score in [0, 1].
+    """
+
+    box: np.ndarray
+    landmarks: np.ndarray
+    confidence: float
+
+    @property
+    def size(self) -> float:
+        """The shorter side of the box in pixels."""
+        left, top, right, bottom = self.box
+        return float(min(right - left, bottom - top))
+
+
+def intersection_over_union(boxes_a: np.ndarray, boxes_b: np.ndarray) -> np.ndarray:
+    """Measures how much each box of one list overlaps each box of another.
+
+    Args:
+        boxes_a: float (n, 4), (left, top, right, bottom).
+        boxes_b: float (m, 4), (left, top, right, bottom).
+
+    Returns:
+        float (n, m), intersection area over union area, in [0, 1].
+    """
+    a = np.reshape(boxes_a, (-1, 1, 4)).astype(float)
+    b = np.reshape(boxes_b, (1, -1, 4)).astype(float)
+    corner = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    intersection = np.prod(np.maximum(corner, 0), axis=-1)
+    area_a, area_b = (np.prod(x[..., 2:] - x[..., :2], axis=-1) for x in (a, b))
+    return intersection / (area_a + area_b - intersection)
+
+
+def fit_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Fits the rotation, uniform scale and shift that take points to points.
+
+    Args:
+        source: float (n, 2), n >= 2, (x, y).
+        target: float (n, 2), (x, y).
+
+    Returns:
+        float64 (2, 3) matrix M with ``target ~ M[:, :2] @ source + M[:, 2]``.
+
+    Raises:
+        ValueError: the points coincide, so that no similarity is defined.
+
+    Source: Umeyama, "Least-squares estimation of transformation parameters between two
+    point patterns", 1991, as in scikit-image.
+    """
+    transform = SimilarityTransform.from_estimate(source, target)
+    if not transform or not np.all(np.isfinite(transform.params)):
+        raise ValueError("landmarks coincide: no similarity transform fits them")
+    return transform.params[:2]
+
+
+def crop_matrix(
+    landmarks: np.ndarray, size: int = 256, coverage: float = 1.0
+) -> np.ndarray:
+    """Computes the similarity that takes a frame to the aligned crop of a face.
+
+    Args:
+        landmarks: float (5, 2), (x, y) pixels of the frame.
+        size: side of the crop in pixels.
+        coverage: share of the full crop's width that is shown, in (0, 1], about its
+            centre. 1 is the crop that `fsgan.extract_faces` saves; the networks see
+            the `coverage` of `fsgan.AugmentationSettings`.
+
+    Returns:
+        float64 (2, 3) matrix from frame pixels to crop pixels.
+
+    Raises:
+        ValueError: the landmarks coincide.
+    """
+    shape = (MEAN_LANDMARKS - 0.5) / coverage + 0.5
+    # A share s of the side lies at pixel s * size - 0.5: centres are whole numbers.
+    return fit_similarity(landmarks, shape * size - 0.5)
+
+
+def invert(matrix: np.ndarray) -> np.ndarray:
+    """Inverts a 2x3 affine matrix.
+
+    Args:
+        matrix: float (2, 3).
+
+    Returns:
+        float64 (2, 3), the affine map in the other direction.
+    """
+    return cv2.invertAffineTransform(np.asarray(matrix, np.float64))
+
+
+def transform_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Moves points by an affine matrix.
+
+    Args:
+        points: float (n, 2), (x, y).
+        matrix: float (2, 3).
+
+    Returns:
+        float64 (n, 2), (x, y).
+    """
+    return np.asarray(points, np.float64) @ matrix[:, :2].T + matrix[:, 2]
+
+
+def align(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+    """Warps a frame to a square crop, in one step and without aliasing.
+
+    Pixels outside the frame repeat its border.
+
+    Args:
+        image: uint8 or float32 (height, width, channels).
+        matrix: float (2, 3), frame pixels to crop pixels, as of `crop_matrix`.
+        size: side of the crop in pixels.
+
+    Returns:
+        The crop, dtype of `image`, (size, size, channels).
+    """
+    return warp(image, matrix, (size, size))
+
+
+def warp(
+    image: np.ndarray,
+    matrix: np.ndarray,
+    extent: tuple[int, int],
+    interpolation: int = cv2.INTER_LINEAR,
+    border: int = cv2.BORDER_REPLICATE,
+) -> np.ndarray:
+    """Warps an image in one step and without aliasing.
+
+    Where the image shrinks, it is sampled on a finer grid and averaged.
+
+    Args:
+        image: uint8 or float32 (height, width, channels).
+        matrix: float (2, 3), pixels of `image` to pixels of the result.
+        extent: (width, height) of the result in pixels.
+        interpolation: OpenCV's name of it.
+        border: OpenCV's name of what lies outside the image.
+
+    Returns:
+        The warped image, dtype of `image`, (height, width, channels); one channel
+        loses its axis.
+    """
+    scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
+    fine = max(1, int(np.ceil(0.75 / scale)))
+    finer = np.array([[fine, 0, (fine - 1) / 2], [0, fine, (fine - 1) / 2], [0, 0, 1]])
+    warped = cv2.warpAffine(
+        image,
+        (finer @ np.vstack([matrix, [0, 0, 1]]))[:2],
+        (extent[0] * fine, extent[1] * fine),
+        flags=interpolation,
+        borderMode=border,
+    )
+    if fine > 1:
+        warped = cv2.resize(warped, extent, interpolation=cv2.INTER_AREA)
+    return warped

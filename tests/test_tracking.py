@@ -1,0 +1,282 @@
+"""The Kalman filter against the original's, and faces that keep their numbers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fsgan.geometry import MEAN_LANDMARKS, Face
+from fsgan.tracking import FaceTracker, KalmanFilter
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "tracking.npz")
+NOISES = ["0.003", "0.03", "0.0003"]
+
+
+def face_at(left: float, top: float, side: float = 100) -> Face:
+    box = np.array([left, top, left + side, top + side], float)
+    return Face(box, box[:2] + side * MEAN_LANDMARKS, 0.99)
+
+
+def noisy(face: Face, rng: np.random.Generator) -> Face:
+    """The face as a detector with one pixel of noise would report it."""
+    box = face.box + rng.normal(0, 1, 4)
+    return Face(box, face.landmarks + rng.normal(0, 1, (5, 2)), face.confidence)
+
+
+def follow(faces: list[Face], **settings) -> tuple[np.ndarray, list[int]]:
+    """Landmarks and track numbers of one face a frame."""
+    tracker = FaceTracker(**settings)
+    points, numbers = [], []
+    for face in faces:
+        [track] = tracker.update([face])
+        points.append(track.face.landmarks)
+        numbers.append(track.number)
+    return np.array(points), numbers
+
+
+# The filter
+
+
+def test_two_steps_by_hand():
+    kalman = KalmanFilter(np.array([10.0]), noise=1.0)
+    # Covariance [[1, 0], [0, 1]] becomes [[1 + 1 + 1, 1], [1, 1 + 1]].
+    assert kalman.predict() == 10
+    np.testing.assert_allclose(kalman.covariance, [[3, 1], [1, 2]])
+    # Gain (3, 1) / (3 + 1); the measurement is 4 away.
+    assert kalman.correct(np.array([14.0])) == 13
+    assert kalman.velocity == 1
+    np.testing.assert_allclose(kalman.covariance, [[0.75, 0.25], [0.25, 1.75]])
+    assert kalman.predict() == 14
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_the_covariance_settles_where_the_original_s_does(noise):
+    kalman = KalmanFilter(np.zeros(1), float(noise))
+    for _ in range(500):
+        kalman.predict()
+        kalman.correct(np.zeros(1))
+    kalman.predict()
+    settled = GOLDEN[f"covariance_{noise}"][59]
+    # Those are written with four digits.
+    np.testing.assert_allclose(kalman.covariance, settled, atol=6e-5)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_one_step_is_the_original_s_step(noise):
+    states = GOLDEN[f"state_{noise}"].reshape(60, 2, 4).astype(float)
+    covariances = GOLDEN[f"covariance_{noise}"].astype(float)
+    # The original's corners are (row, column) as x and y: (x0, y0) and (x1, y1).
+    corners = GOLDEN["boxes_x0x1y0y1"][:, [0, 2, 1, 3]].reshape(60, 2, 2)
+    # Its first frame is shown, not filtered; 200 predictions lie before the second.
+    for frame in range(1, 59):
+        kalman = KalmanFilter(np.zeros((2, 2)), float(noise))
+        kalman.position, kalman.velocity = states[frame, :, :2], states[frame, :, 2:]
+        kalman.covariance = covariances[frame]
+        kalman.correct(corners[frame + 1])
+        kalman.predict()
+        step = np.concatenate([kalman.position, kalman.velocity], axis=-1)
+        # The covariance that it starts from has four digits only, and weighs residuals.
+        residual = np.abs(corners[frame + 1] - states[frame, :, :2]).max()
+        np.testing.assert_allclose(step, states[frame + 1], atol=1e-4 + 2e-5 * residual)
+        if frame > 1:
+            np.testing.assert_allclose(
+                kalman.covariance, covariances[frame + 1], atol=6e-5
+            )
+
+
+def test_the_first_measurement_is_the_first_state():
+    kalman = KalmanFilter(np.array([[3.0, 4.0]]))
+    np.testing.assert_array_equal(kalman.position, [[3, 4]])
+    np.testing.assert_array_equal(kalman.velocity, [[0, 0]])
+
+
+def test_coordinates_do_not_influence_each_other():
+    rng = np.random.default_rng(0)
+    measurements = rng.normal(0, 5, (20, 3))
+    together = KalmanFilter(measurements[0])
+    alone = KalmanFilter(measurements[0, 1:2])
+    for measurement in measurements[1:]:
+        together.predict()
+        alone.predict()
+        together.correct(measurement)
+        alone.correct(measurement[1:2])
+    assert together.position[1] == pytest.approx(alone.position[0])
+
+
+def test_the_measurement_given_is_not_changed():
+    measurement = np.array([1.0, 2.0])
+    kalman = KalmanFilter(measurement)
+    kalman.predict()
+    kalman.correct(np.array([5.0, 5.0]))
+    np.testing.assert_array_equal(measurement, [1, 2])
+
+
+@pytest.mark.parametrize("noise", [0, -1e-3, float("nan")])
+def test_a_filter_without_process_noise_is_refused(noise):
+    with pytest.raises(ValueError, match="noise must be above 0, got"):
+        KalmanFilter(np.zeros(2), noise)
+
+
+# Smoothing
+
+
+def test_a_still_face_jitters_at_most_a_third_of_the_detector():
+    rng = np.random.default_rng(1)
+    faces = [noisy(face_at(50, 80), rng) for _ in range(300)]
+    smooth, _ = follow(faces)
+    raw = np.array([face.landmarks for face in faces])
+    jitter, raw_jitter = (np.abs(np.diff(p[30:], axis=0)).mean() for p in (smooth, raw))
+    assert jitter < raw_jitter / 3
+
+
+@pytest.mark.parametrize("speed", [1, 4, 8])
+def test_a_face_at_constant_speed_is_followed_without_lag(speed):
+    rng = np.random.default_rng(2)
+    true = [face_at(50 + speed * frame, 80) for frame in range(300)]
+    faces = [noisy(face, rng) for face in true]
+    smooth, numbers = follow(faces)
+    points, raw = (np.array([f.landmarks for f in x])[40:] for x in (true, faces))
+    error = smooth[40:] - points
+    assert np.abs(error).mean() < 0.6 * np.abs(raw - points).mean()
+    assert abs(error[..., 0].mean()) < 0.05
+    assert set(numbers) == {0}
+
+
+def test_less_noise_is_smoother():
+    rng = np.random.default_rng(3)
+    faces = [noisy(face_at(50, 80), rng) for _ in range(200)]
+    spread = [follow(faces, noise=n)[0][50:].std(0).mean() for n in (3e-4, 3e-3, 3e-2)]
+    assert spread[0] < spread[1] < spread[2]
+
+
+def test_smoothing_can_be_switched_off():
+    rng = np.random.default_rng(4)
+    tracker = FaceTracker(noise=None)
+    for frame in range(10):
+        face = noisy(face_at(50 + 3 * frame, 80), rng)
+        [track] = tracker.update([face])
+        assert track.face is face
+        assert track.number == 0
+
+
+def test_the_box_is_smoothed_with_the_points():
+    rng = np.random.default_rng(5)
+    tracker = FaceTracker()
+    boxes = [tracker.update([noisy(face_at(9, 9), rng)])[0].face.box for _ in range(99)]
+    assert np.abs(np.diff(boxes[30:], axis=0)).mean() < 0.4
+    assert boxes[-1] == pytest.approx([9, 9, 109, 109], abs=1.5)
+
+
+def test_the_confidence_is_the_detector_s():
+    tracker = FaceTracker()
+    tracker.update([face_at(0, 0)])
+    seen = Face(face_at(1, 0).box, face_at(1, 0).landmarks, 0.75)
+    assert tracker.update([seen])[0].face.confidence == 0.75
+
+
+# Linking
+
+
+def test_a_jump_starts_a_new_track_at_its_own_measurement():
+    tracker = FaceTracker()
+    for frame in range(20):
+        tracker.update([face_at(50 + 5 * frame, 80)])
+    jumped = face_at(400, 300)
+    [track] = tracker.update([jumped])
+    assert track.number == 1
+    np.testing.assert_array_equal(track.face.landmarks, jumped.landmarks)
+    np.testing.assert_array_equal(track.face.box, jumped.box)
+    # Nothing of the old speed is left either.
+    [track] = tracker.update([jumped])
+    np.testing.assert_allclose(track.face.landmarks, jumped.landmarks)
+
+
+def test_a_cut_to_nearly_the_same_place_is_not_smoothed_across():
+    tracker = FaceTracker()
+    for frame in range(20):
+        tracker.update([face_at(50 + 2 * frame, 80)])
+    for _ in range(3):
+        jumped = face_at(110, 100)
+        [track] = tracker.update([jumped])
+        assert track.number == 0
+        np.testing.assert_allclose(track.face.landmarks, jumped.landmarks)
+        np.testing.assert_allclose(track.face.box, jumped.box)
+
+
+def test_a_face_of_another_size_in_the_same_place_is_another_face():
+    tracker = FaceTracker()
+    tracker.update([face_at(100, 100, 200)])
+    assert tracker.update([face_at(160, 160, 80)])[0].number == 1
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_two_faces_that_pass_near_each_other_keep_their_numbers(order):
+    rng = np.random.default_rng(6)
+    tracker = FaceTracker()
+    for frame in range(60):
+        right = noisy(face_at(50 + 5 * frame, 100), rng)
+        left = noisy(face_at(345 - 5 * frame, 150), rng)
+        tracks = tracker.update([right, left][::order])
+        by_number = {track.number: track.face for track in tracks}
+        if frame == 0:
+            [first] = [n for n, f in by_number.items() if f.box[0] < 200]
+        assert sorted(by_number) == [0, 1]
+        assert by_number[first].box[1] < 125 < by_number[1 - first].box[1]
+
+
+@pytest.mark.parametrize("gap", [1, 3, 5])
+def test_a_face_that_comes_back_in_time_keeps_its_number(gap):
+    tracker = FaceTracker(max_missed=5)
+    for frame in range(30):
+        tracker.update([face_at(50 + 4 * frame, 80)])
+    for _ in range(gap):
+        assert tracker.update([]) == []
+    [track] = tracker.update([face_at(50 + 4 * (30 + gap), 80)])
+    assert track.number == 0
+    assert track.missed == 0
+
+
+def test_a_face_that_comes_back_too_late_is_a_new_one():
+    tracker = FaceTracker(max_missed=2)
+    tracker.update([face_at(50, 80)])
+    for _ in range(3):
+        tracker.update([])
+    assert tracker.update([face_at(50, 80)])[0].number == 1
+
+
+def test_while_a_face_is_hidden_the_other_is_followed():
+    tracker = FaceTracker()
+    tracker.update([face_at(0, 0), face_at(300, 0)])
+    [seen] = tracker.update([face_at(300, 0)])
+    assert seen.number == 1
+    tracks = tracker.update([face_at(300, 0), face_at(0, 0)])
+    assert {t.number: round(t.face.box[0]) for t in tracks} == {0: 0, 1: 300}
+
+
+def test_frames_without_faces_give_no_tracks():
+    tracker = FaceTracker()
+    assert tracker.update([]) == []
+    assert tracker.update([]) == []
+
+
+def test_min_overlap_decides_what_is_linked():
+    # Moved by half its side, a square overlaps itself by a third.
+    for min_overlap, number in ((0.3, 0), (0.4, 1)):
+        tracker = FaceTracker(min_overlap=min_overlap)
+        tracker.update([face_at(0, 0)])
+        assert tracker.update([face_at(50, 0)])[0].number == number
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"noise": 0}, "noise must be above 0 or None, got 0"),
+        ({"noise": float("nan")}, "noise must be above 0 or None, got nan"),
+        ({"min_overlap": 0}, r"min_overlap must be in \(0, 1\), got 0"),
+        ({"min_overlap": 1}, r"min_overlap must be in \(0, 1\), got 1"),
+        ({"max_missed": -1}, "max_missed must be at least 0, got -1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        FaceTracker(**settings)
