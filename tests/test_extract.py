@@ -1,0 +1,440 @@
+"""From clips and photos to crops, their record and their eye masks."""
+
+import json
+import shutil
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fsgan import extract
+from fsgan.extract import extract_faces, make_eye_masks, read_record
+from fsgan.geometry import MEAN_LANDMARKS, transform_points
+from fsgan.images import read_image, write_image
+from fsgan.video_writer import VideoWriter
+
+FRAMES = 13
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_set_of_networks(detector):
+    """Loading them takes longer than searching a picture."""
+    networks = detector._networks()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extract.FaceDetector, "_networks", lambda self: networks)
+        yield
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory, portrait) -> Path:
+    """A face that moves by two pixels a frame, 13 frames at 25 a second."""
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    with VideoWriter(path, 240, 240, Fraction(25)) as writer:
+        for index in range(FRAMES):
+            left = 2 * index + 20
+            writer.write(portrait[:240, left : left + 240].copy())
+    return path
+
+
+@pytest.fixture
+def photo(tmp_path, portrait) -> Path:
+    path = tmp_path / "photos" / "portrait.png"
+    write_image(path, portrait)
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def entries(folder: Path) -> list[dict]:
+    return json.loads((folder / "faces.json").read_text(encoding="utf-8"))["faces"]
+
+
+# A clip
+
+
+def test_a_clip_becomes_crops_named_after_it_and_its_frames(clip, tmp_path):
+    found = extract_faces(clip, tmp_path / "faces", every=6, min_face=40)
+    expected = [f"clip_frame{index:06d}_face0.jpg" for index in (0, 6, 12)]
+    assert names(tmp_path / "faces") == [*expected, "faces.json"]
+    assert [path.name for path in found.files] == expected
+    assert (found.frames, found.frames_with_face) == (3, 3)
+    assert found.contact_sheet.shape == (96, 3 * 96, 3)
+    assert found.contact_sheet.dtype == np.uint8
+    for path in found.files:
+        assert read_image(path).shape == (256, 256, 3)
+
+
+def test_the_record_says_where_every_crop_is_from(clip, tmp_path):
+    extract_faces(clip, tmp_path, every=6, min_face=40)
+    record = entries(tmp_path)
+    assert record == read_record(tmp_path)
+    keys = {"file", "source", "frame", "time", "box", "landmarks", "confidence"}
+    for entry, index in zip(record, (0, 6, 12), strict=True):
+        assert set(entry) == keys | {"matrix"}
+        assert entry["file"] == f"clip_frame{index:06d}_face0.jpg"
+        assert entry["source"] == str(clip)
+        assert entry["frame"] == index
+        assert entry["time"] == pytest.approx(index / 25)
+        assert 0.9 <= entry["confidence"] <= 1
+        # The left eye of the portrait is at (144, 101); the clip starts at column 20.
+        left_eye = (144 - 20 - 2 * index, 101)
+        np.testing.assert_allclose(entry["landmarks"][0], left_eye, atol=5)
+        left, top, right, bottom = entry["box"]
+        assert left < left_eye[0] < right
+        assert top < left_eye[1] < bottom
+
+
+def test_the_recorded_matrix_takes_the_points_to_the_mean_shape(clip, tmp_path):
+    extract_faces(clip, tmp_path, every=12, min_face=40)
+    for entry in entries(tmp_path):
+        landmarks, matrix = np.array(entry["landmarks"]), np.array(entry["matrix"])
+        points = transform_points(landmarks, matrix)
+        assert np.abs((points + 0.5) / 256 - MEAN_LANDMARKS).max() < 0.08
+
+
+def test_the_crop_shows_what_the_matrix_says(photo, tmp_path, portrait):
+    [path] = extract_faces(photo, tmp_path / "faces", min_face=40).files
+    crop = read_image(path)
+    [entry] = entries(tmp_path / "faces")
+    pixels = np.random.default_rng(0).integers(90, 200, (50, 2))
+    inside = transform_points(pixels, np.array(entry["matrix"])).round().astype(int)
+    kept = ((inside >= 0) & (inside < 256)).all(-1)
+    seen = crop[inside[kept, 1], inside[kept, 0]].astype(int)
+    expected = portrait[pixels[kept, 1], pixels[kept, 0]]
+    assert kept.sum() > 20
+    assert np.median(np.abs(seen - expected)) < 5
+
+
+@pytest.mark.parametrize(("every", "frames"), [(1, 13), (5, 3), (100, 1)])
+def test_every_nth_frame_is_searched(clip, tmp_path, every, frames):
+    found = extract_faces(clip, tmp_path, every=every, min_face=60)
+    assert found.frames == frames
+    assert [entry["frame"] for entry in entries(tmp_path)] == list(range(0, 13, every))
+
+
+def test_extracting_again_replaces_the_source_s_own_crops(clip, photo, tmp_path):
+    faces = tmp_path / "faces"
+    extract_faces(photo, faces, min_face=40)
+    extract_faces(clip, faces, every=6, min_face=40)
+    extract_faces(clip, faces, every=4, min_face=40)
+    expected = [f"clip_frame{index:06d}_face0.jpg" for index in (0, 4, 8, 12)]
+    assert names(faces) == [*expected, "faces.json", "portrait_png_face0.jpg"]
+    assert sorted(entry["file"] for entry in entries(faces)) == sorted(
+        [*expected, "portrait_png_face0.jpg"]
+    )
+
+
+def test_another_source_of_the_same_name_is_refused_and_nothing_changes(clip, tmp_path):
+    faces = tmp_path / "faces"
+    extract_faces(clip, faces, every=6, min_face=40)
+    before = {path.name: path.read_bytes() for path in faces.iterdir()}
+    namesake = tmp_path / "clip.mp4"
+    shutil.copy(clip, namesake)
+    # Every fourth frame: the first to collide is not the first to be found.
+    (faces / "clip_frame000000_face0.jpg").unlink()
+    del before["clip_frame000000_face0.jpg"]
+    record = {"faces": entries(faces)[1:]}
+    (faces / "faces.json").write_text(json.dumps(record), encoding="utf-8")
+    before["faces.json"] = (faces / "faces.json").read_bytes()
+    with pytest.raises(
+        ValueError, match=r"already holds clip_frame000012_face0.jpg of"
+    ):
+        extract_faces(namesake, faces, every=4, min_face=40)
+    assert {path.name: path.read_bytes() for path in faces.iterdir()} == before
+
+
+def test_after_an_interrupt_the_folder_is_as_before(clip, tmp_path, monkeypatch):
+    def interrupted(path):
+        for frame in real(path):
+            if frame.index == 8:
+                raise KeyboardInterrupt
+            yield frame
+
+    faces = tmp_path / "faces"
+    extract_faces(clip, faces, every=6, min_face=40)
+    before = {path.name: path.read_bytes() for path in faces.iterdir()}
+    real = extract.read_frames
+    monkeypatch.setattr(extract, "read_frames", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        extract_faces(clip, faces, every=1, min_face=60)
+    assert {path.name: path.read_bytes() for path in faces.iterdir()} == before
+
+
+# Photos
+
+
+def test_a_rotated_photo_is_extracted_upright(tmp_path, portrait, photo):
+    upright = extract_faces(photo, tmp_path / "upright", min_face=40)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to view
+    turned = tmp_path / "turned.png"
+    Image.fromarray(np.rot90(portrait).copy()).save(turned, exif=exif)
+    found = extract_faces(turned, tmp_path / "faces", min_face=40)
+    one, other = (read_image(f.files[0]).astype(int) for f in (upright, found))
+    assert np.abs(one - other).mean() < 1
+
+
+def test_every_face_of_a_photo_gets_its_own_crop(tmp_path, portrait):
+    write_image(tmp_path / "two.png", np.hstack([portrait, portrait[:, ::-1]]))
+    found = extract_faces(tmp_path / "two.png", tmp_path / "faces", min_face=40)
+    assert [path.name for path in found.files] == [
+        "two_png_face0.jpg",
+        "two_png_face1.jpg",
+    ]
+    assert (found.frames, found.frames_with_face) == (1, 1)
+    for entry in entries(tmp_path / "faces"):
+        points = transform_points(
+            np.array(entry["landmarks"]), np.array(entry["matrix"])
+        )
+        assert np.abs((points + 0.5) / 256 - MEAN_LANDMARKS).max() < 0.08
+
+
+def test_a_broken_photo_of_a_folder_is_said_and_left_out(photo, tmp_path, caplog):
+    (photo.parent / "broken.jpg").write_bytes(b"no picture")
+    shutil.copy(photo, photo.parent / "copy.PNG")
+    found = extract_faces(photo.parent, tmp_path / "faces", min_face=40)
+    assert [path.name for path in found.files] == [
+        "copy_PNG_face0.jpg",
+        "portrait_png_face0.jpg",
+    ]
+    assert found.frames == 2
+    [message] = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert message.startswith("left out: ")
+    assert "broken.jpg" in message
+
+
+def test_two_photos_whose_crops_would_share_a_name_are_refused(photo, tmp_path):
+    shutil.copy(photo, photo.with_name("a.b.png"))
+    shutil.copy(photo, photo.with_name("a_b.png"))
+    with pytest.raises(ValueError, match=r"already holds a_b_png_face0.jpg"):
+        extract_faces(photo.parent, tmp_path / "faces", min_face=40)
+    assert names(tmp_path / "faces") == []
+
+
+def test_the_contact_sheet_shows_at_most_64_faces(clip, tmp_path, monkeypatch):
+    monkeypatch.setattr(extract, "_evenly", lambda items, count: items[:count] * 5)
+    sheet = extract_faces(clip, tmp_path, every=1, min_face=60).contact_sheet
+    assert sheet.shape == (-(-13 * 5 // 8) * 96, 8 * 96, 3)
+
+
+@pytest.mark.parametrize(("count", "of"), [(64, 200), (64, 64), (5, 5), (1, 1)])
+def test_faces_are_shown_evenly(count, of):
+    picked = extract._evenly(list(range(of)), 64)
+    assert len(picked) == count
+    assert picked[0] == 0
+    assert picked[-1] == of - 1 if count > 1 else True
+    assert len(set(np.diff(picked))) <= 2
+
+
+# Faults
+
+
+def test_without_a_face_one_sentence_and_nothing_left_behind(tmp_path):
+    write_image(tmp_path / "wall.png", np.full((200, 200, 3), 90, np.uint8))
+    with pytest.raises(ValueError, match=r"no face found in .*wall.png \(1 frames"):
+        extract_faces(tmp_path / "wall.png", tmp_path / "new" / "faces")
+    assert names(tmp_path) == ["wall.png"]
+
+
+@pytest.mark.parametrize("name", ["missing.mp4", "missing.jpg", "missing"])
+def test_a_missing_source_is_refused(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match=f"{name} does not exist"):
+        extract_faces(tmp_path / name, tmp_path / "faces")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["text.mp4", "text.jpg", "text"])
+def test_a_file_that_is_neither_video_nor_photo_is_refused(tmp_path, name):
+    (tmp_path / name).write_text("This is no footage.\n" * 50)
+    with pytest.raises(ValueError, match=f"{name} is not a"):
+        extract_faces(tmp_path / name, tmp_path / "faces")
+    assert names(tmp_path) == [name]
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("no pictures")
+    with pytest.raises(FileNotFoundError, match="holds no pictures"):
+        extract_faces(tmp_path, tmp_path / "faces")
+
+
+def test_crops_among_the_photos_are_refused(photo):
+    with pytest.raises(ValueError, match="crops and photos need two folders"):
+        extract_faces(photo.parent, photo.parent / ".." / "photos")
+    assert names(photo.parent) == ["portrait.png"]
+
+
+def test_an_output_that_cannot_be_written_is_said(photo, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(OSError, match="cannot be written"):
+        extract_faces(photo, tmp_path / "file" / "faces", min_face=40)
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"every": 0}, "every must be at least 1, got 0"),
+        ({"min_face": 5}, "min_face must be at least 20"),
+        ({"min_confidence": 2}, r"min_confidence must be in \[0.7, 1\]"),
+    ],
+)
+def test_settings_out_of_range_are_refused(photo, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        extract_faces(photo, tmp_path / "faces", **settings)
+    assert not (tmp_path / "faces").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"crops": []}'])
+def test_a_damaged_record_is_refused_with_the_way_out(photo, tmp_path, text):
+    (tmp_path / "faces.json").write_text(text)
+    with pytest.raises(ValueError, match=r"faces.json is damaged: delete it"):
+        extract_faces(photo, tmp_path)
+
+
+def test_a_folder_without_a_record_has_no_entries(tmp_path):
+    assert read_record(tmp_path) == []
+    assert read_record(tmp_path / "missing") == []
+
+
+# Eye masks
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory, clip) -> Path:
+    folder = tmp_path_factory.mktemp("faces")
+    extract_faces(clip, folder, every=6, min_face=40)
+    return folder
+
+
+def test_crude_masks_lie_on_the_recorded_eyes(faces, tmp_path):
+    made = make_eye_masks(faces, tmp_path, "five_points")
+    assert made.method == "five_points"
+    assert names(tmp_path) == [
+        f"clip_frame{index:06d}_face0.png" for index in (0, 6, 12)
+    ]
+    for path, entry in zip(made.files, entries(faces), strict=True):
+        mask = read_image(path)
+        assert mask.shape == (256, 256, 3)
+        eyes = transform_points(np.array(entry["landmarks"]), np.array(entry["matrix"]))
+        for x, y in eyes[:2].round().astype(int):
+            assert mask[y, x].min() == 255
+        for x, y in eyes[2:].round().astype(int):
+            assert mask[y, x].max() == 0
+        y, x = np.nonzero(mask[:, :128, 0] > 127)
+        np.testing.assert_allclose([x.mean(), y.mean()], eyes[0], atol=1.5)
+
+
+def test_the_picture_shows_face_mask_and_overlay(faces, tmp_path):
+    made = make_eye_masks(faces, tmp_path, "five_points")
+    assert made.contact_sheet.shape == (3 * 256, 3 * 256, 3)
+    first = sorted(faces.glob("*.jpg"))[0]
+    np.testing.assert_array_equal(made.contact_sheet[:256, :256], read_image(first))
+    np.testing.assert_array_equal(
+        made.contact_sheet[:256, 256:512], read_image(made.files[0])
+    )
+
+
+def test_crops_without_a_record_get_the_mean_shape(tmp_path):
+    for name, size in (("a.png", 256), ("b.jpg", 128)):
+        write_image(tmp_path / "faces" / name, np.zeros((size, size, 3), np.uint8))
+    made = make_eye_masks(tmp_path / "faces", tmp_path / "masks", "five_points")
+    assert [path.name for path in made.files] == ["a.png", "b.png"]
+    assert made.contact_sheet.shape == (2 * 256, 3 * 256, 3)
+    for path, size in zip(made.files, (256, 128), strict=True):
+        mask = read_image(path)
+        assert mask.shape == (size, size, 3)
+        x, y = (MEAN_LANDMARKS[0] * size).astype(int)
+        assert mask[y, x].min() == 255
+        assert mask[size // 2 :].max() == 0
+
+
+class StandIn:
+    """68 points of an aligned face, where a network would find them."""
+
+    def __init__(self, download=False):
+        self.download = download
+
+    def detect(self, crop):
+        points = np.full((68, 2), 128.0)
+        eye = np.array([(-18, 0), (-6, -6), (6, -6), (18, 0), (6, 6), (-6, 6)])
+        points[36:42] = eye + np.array([83, 80])
+        points[42:48] = eye + np.array([185, 79])
+        return points * crop.shape[0] / 256
+
+
+@pytest.mark.parametrize("method", ["auto", "face_alignment"])
+def test_with_the_landmark_network_masks_are_fine(faces, tmp_path, monkeypatch, method):
+    monkeypatch.setattr(extract, "LandmarkDetector", StandIn)
+    made = make_eye_masks(faces, tmp_path / "fine", method)
+    assert made.method == "face_alignment"
+    crude = make_eye_masks(faces, tmp_path / "crude", "five_points")
+    for fine_path, crude_path in zip(made.files, crude.files, strict=True):
+        fine, rough = read_image(fine_path), read_image(crude_path)
+        assert fine[80, 83].min() == fine[79, 185].min() == 255
+        assert 0 < (fine > 127).sum() < (rough > 127).sum()
+
+
+def test_auto_falls_back_to_five_points_and_says_why(
+    faces, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    made = make_eye_masks(faces, tmp_path / "masks")
+    assert made.method == "five_points"
+    assert len(made.files) == 3
+    assert "crude eye masks from five points, because the package face-alignment" in (
+        caplog.text
+    )
+
+
+def test_face_alignment_does_not_fall_back(faces, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="face-alignment is not installed"):
+        make_eye_masks(faces, tmp_path / "masks", "face_alignment")
+    assert not (tmp_path / "masks").exists()
+
+
+def test_damaged_weights_are_not_passed_over(faces, tmp_path, monkeypatch):
+    class Damaged:
+        def __init__(self, download=False):
+            raise ValueError("2DFAN4.pth.tar is damaged")
+
+    monkeypatch.setattr(extract, "LandmarkDetector", Damaged)
+    with pytest.raises(ValueError, match="is damaged"):
+        make_eye_masks(faces, tmp_path / "masks", "auto")
+    assert not (tmp_path / "masks").exists()
+
+
+def test_an_unknown_method_is_refused(faces, tmp_path):
+    with pytest.raises(ValueError, match=r"method must be one of .*, got 'dlib'"):
+        make_eye_masks(faces, tmp_path / "masks", "dlib")
+
+
+def test_masks_of_no_faces_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no pictures"):
+        make_eye_masks(tmp_path, tmp_path / "masks", "five_points")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        make_eye_masks(tmp_path / "missing", tmp_path / "masks", "five_points")
+    assert names(tmp_path) == []
+
+
+def test_masks_among_the_faces_are_refused(faces):
+    before = names(faces)
+    with pytest.raises(ValueError, match="faces and masks need two folders"):
+        make_eye_masks(faces, faces, "five_points")
+    assert names(faces) == before
+
+
+def test_crops_that_are_not_square_are_refused(tmp_path):
+    write_image(tmp_path / "faces" / "wide.png", np.zeros((100, 120, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"must be square crops.*wide.png is 120x100"):
+        make_eye_masks(tmp_path / "faces", tmp_path / "masks", "five_points")
+
+
+def test_masks_that_cannot_be_written_are_said(faces, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(OSError, match="cannot be written"):
+        make_eye_masks(faces, tmp_path / "file" / "masks", "five_points")
