@@ -46,6 +46,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "tracking",
         "training",
         "video",
+        "video_writer",
         "weights",
     ],
     submod_attrs={

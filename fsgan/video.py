@@ -229,6 +229,8 @@ def _open_video(path: Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
         name = container.format.name
         if name == "image2" or name.endswith("_pipe"):
             raise ValueError(f"{path} is a picture, not a video")
+        if name == "tty":  # FFmpeg shows any text as a film of letters
+            raise ValueError(f"{path} is a text, not a video")
         stream = next(  # the cover picture of a song is a video stream, too
             (
                 stream

@@ -353,6 +353,7 @@ def test_a_missing_file_and_a_folder_are_told(tmp_path):
 
 def test_what_is_not_a_video_is_told_in_one_sentence(tmp_path):
     (tmp_path / "text.mp4").write_text("just words\n" * 100)
+    (tmp_path / "words.txt").write_text("just words\n" * 100)
     (tmp_path / "empty.mp4").touch()
     Image.new("RGB", (20, 20)).save(tmp_path / "photo.jpg")
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
@@ -366,6 +367,7 @@ def test_what_is_not_a_video_is_told_in_one_sentence(tmp_path):
     strange.write_bytes(strange.read_bytes().replace(b"avc1\0\0", b"zz!z\0\0"))
     for name, message in {
         "text.mp4": "not a video",
+        "words.txt": "a text, not a video",
         "empty.mp4": "not a video",
         "photo.jpg": "a picture, not a video",
         "sound.mp4": "no video stream",
