@@ -42,7 +42,7 @@ class ConvertSettings:
     direction: str = "AtoB"  # "AtoB": B's face on footage of A; "BtoA"
     color: str = "hist_match"  # none, adain, adain_xyz, hist_match
     layout: int = 1  # 1 result; 2 source, result; 3 source, result, mask
-    smoothing: float | None = 3e-3  # Kalman process noise, less is smoother; None: off
+    smoothing: float | None = 0.03  # Kalman process noise, less is smoother; None: off
     min_face: float = 35  # pixels, smaller faces are left alone
     min_confidence: float = 0.8  # of the detector, [0.7, 1]
     feather: float = 0.15  # width of the faded border, share of the generated square

@@ -120,13 +120,13 @@ def test_a_filter_without_process_noise_is_refused(noise):
 # Smoothing
 
 
-def test_a_still_face_jitters_at_most_a_third_of_the_detector():
+def test_a_still_face_jitters_at_most_half_as_much_as_the_detector():
     rng = np.random.default_rng(1)
     faces = [noisy(face_at(50, 80), rng) for _ in range(300)]
     smooth, _ = follow(faces)
     raw = np.array([face.landmarks for face in faces])
     jitter, raw_jitter = (np.abs(np.diff(p[30:], axis=0)).mean() for p in (smooth, raw))
-    assert jitter < raw_jitter / 3
+    assert jitter < raw_jitter / 2
 
 
 @pytest.mark.parametrize("speed", [1, 4, 8])
@@ -137,7 +137,7 @@ def test_a_face_at_constant_speed_is_followed_without_lag(speed):
     smooth, numbers = follow(faces)
     points, raw = (np.array([f.landmarks for f in x])[40:] for x in (true, faces))
     error = smooth[40:] - points
-    assert np.abs(error).mean() < 0.6 * np.abs(raw - points).mean()
+    assert np.abs(error).mean() < 0.75 * np.abs(raw - points).mean()
     assert abs(error[..., 0].mean()) < 0.05
     assert set(numbers) == {0}
 
