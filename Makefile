@@ -32,11 +32,11 @@ demo: $(INSTALLED) ## Run the four notebooks on the embedded footage, in build/d
 	done
 	@echo
 	@echo 'Look at these in build/demo:'
-	@echo '  swap.mp4            the swapped video'
-	@echo '  side_by_side.png    original and swap next to each other'
-	@echo '  model/preview.png   what the networks learned'
-	@echo '  faces/              the extracted faces'
-	@echo '  *.ipynb             the notebooks with their pictures'
+	@echo '  work/swap.mp4            the swapped video'
+	@echo '  work/side_by_side.png    source, result and mask'
+	@echo '  work/model/previews/     what the networks learned, and when'
+	@echo '  work/faces/              the extracted faces'
+	@echo '  *.ipynb                  the notebooks with their pictures'
 
 notebooks: $(INSTALLED) ## Open the notebooks in JupyterLab.
 	$(BIN)/jupyter lab notebooks
