@@ -45,6 +45,7 @@ class ConvertSettings:
     smoothing: float | None = 0.03  # Kalman process noise, less is smoother; None: off
     min_face: float = 35  # pixels, smaller faces are left alone
     min_confidence: float = 0.8  # of the detector, [0.7, 1]
+    min_alpha: float = 0.0  # [0, 1], shows more of the face than the mask asks for
     feather: float = 0.15  # width of the faded border, share of the generated square
     crf: int = 18  # H.264 quality of a video, 0 lossless to 51
 
@@ -58,6 +59,8 @@ class ConvertSettings:
             value = getattr(self, name)
             if value not in accepted:
                 raise ValueError(f"{name} must be one of {accepted}, got {value!r}")
+        if not 0 <= self.min_alpha <= 1:
+            raise ValueError(f"min_alpha must be in [0, 1], got {self.min_alpha}")
         if not 0 < self.feather <= 0.5:
             raise ValueError(f"feather must be in (0, 0.5], got {self.feather}")
         if self.crf not in range(52):
@@ -168,7 +171,7 @@ class FaceSwapper:
         x = np.stack(crops)
         network_input = x.astype(np.float32) / 127.5 - 1
         alphas, pictures = self._generator.predict_on_batch(network_input)
-        alphas = alphas * self._feather
+        alphas = np.maximum(alphas, self.settings.min_alpha) * self._feather
         return [
             (match_colors((rgb + 1) * 127.5, crop, alpha, self.settings.color), alpha)
             for rgb, crop, alpha in zip(pictures, x, alphas, strict=True)

@@ -96,6 +96,24 @@ def test_the_direction_chooses_the_decoder(model_dir):
     assert np.ptp(swapped[1][115:130, 220:232].astype(int)) > 5
 
 
+def test_a_timid_mask_can_be_raised(model_dir):
+    frame, pictures = astronaut(), {}
+    for least in (0.0, 0.75):
+        settings = ConvertSettings(color="none", min_alpha=least)
+        swapper = FaceSwapper(model_dir, settings)
+
+        class Timid:
+            def predict_on_batch(self, x):
+                return np.full((*x.shape[:3], 1), 0.25, np.float32), np.zeros_like(x)
+
+        swapper._generator = Timid()
+        pictures[least] = swapper.swap([frame])[0][0][123, 226].astype(float)
+    source = frame[123, 226].astype(float)
+    for least, share in ((0.0, 0.25), (0.75, 0.75)):
+        expected = source + share * (127.5 - source)
+        np.testing.assert_allclose(pictures[least], expected, atol=1)
+
+
 @pytest.mark.parametrize("layout", [1, 2, 3])
 def test_layouts_stand_side_by_side(model_dir, layout):
     frame = astronaut()
@@ -179,6 +197,7 @@ def test_a_photo_without_a_face_is_written_as_it_is(model_dir, tmp_path, caplog)
         ({"direction": "BtoB"}, r"direction must be one of \('AtoB', 'BtoA'\), got"),
         ({"color": "lab"}, "color must be one of .*'hist_match'.*, got 'lab'"),
         ({"layout": 4}, r"layout must be one of \(1, 2, 3\), got 4"),
+        ({"min_alpha": 1.5}, r"min_alpha must be in \[0, 1\], got 1.5"),
         ({"feather": 0}, "feather must be in"),
         ({"crf": 52}, "crf must be in 0..51, got 52"),
         ({"min_face": 10}, "min_face must be at least 20 pixels, got 10"),
