@@ -99,7 +99,7 @@ class FaceSwapGAN:
         learning_rate: float = 1e-4,
         seed: int = 0,
     ) -> None:
-        """Builds the networks with fresh weights.
+        """Builds the networks with fresh weights; both decoders start alike.
 
         Args:
             config: the architecture.
@@ -125,6 +125,9 @@ class FaceSwapGAN:
             "discriminator_a": build_discriminator(config),
             "discriminator_b": build_discriminator(config),
         }
+        # A description then means the same to both decoders from the start: swaps show
+        # the other's features after hundreds of iterations instead of thousands.
+        self.networks["decoder_b"].set_weights(self.networks["decoder_a"].get_weights())
         self.learning_rates = {
             "generator": learning_rate,
             "discriminator": 2 * learning_rate,
