@@ -5,6 +5,8 @@ TENSORFLOW ?= tensorflow-cpu
 BIN := .venv/bin
 INSTALLED := .venv/.installed-$(TENSORFLOW)
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+# TensorFlow's notes on start-up hide what matters.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
 DEMO := 01_extract_faces 02_make_eye_masks 03_train_gan 04_convert_video
 
 .PHONY: setup demo notebooks test check format bench clean help
@@ -13,7 +15,7 @@ DEMO := 01_extract_faces 02_make_eye_masks 03_train_gan 04_convert_video
 help: ## Say what can be made.
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 	@echo
-	@echo 'With an NVIDIA card: make setup TENSORFLOW=tensorflow'
+	@echo 'With an NVIDIA card: make setup TENSORFLOW=gpu'
 
 setup: $(INSTALLED) ## Install everything at its tested version into .venv.
 
