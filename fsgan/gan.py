@@ -1,6 +1,8 @@
 """The model that trains: forward, losses, gradients, update."""
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import keras
@@ -115,18 +117,18 @@ class FaceSwapGAN:
                 "training needs Keras on TensorFlow: set KERAS_BACKEND=tensorflow "
                 f"before Keras is imported, it is {keras.backend.backend()!r}"
             )
-        keras.utils.set_random_seed(seed)
         self.config = config
         self.weights = weights or LossWeights()
-        self.networks = {
-            "encoder": build_encoder(config),
-            "decoder_a": build_decoder(config),
-            "decoder_b": build_decoder(config),
-            "discriminator_a": build_discriminator(config),
-            "discriminator_b": build_discriminator(config),
-        }
-        # A description then means the same to both decoders from the start: swaps show
-        # the other's features after hundreds of iterations instead of thousands.
+        with _initialisers_seeded(seed):
+            self.networks = {
+                "encoder": build_encoder(config),
+                "decoder_a": build_decoder(config),
+                "decoder_b": build_decoder(config),
+                "discriminator_a": build_discriminator(config),
+                "discriminator_b": build_discriminator(config),
+            }
+        # A description then means the same to both decoders from the start, and swaps
+        # show the other's features much sooner.
         self.networks["decoder_b"].set_weights(self.networks["decoder_a"].get_weights())
         self.learning_rates = {
             "generator": learning_rate,
@@ -273,6 +275,17 @@ class FaceSwapGAN:
             for name in ("encoder", "decoder_a", "encoder", "decoder_b")
         )
         return loss + decay, logs
+
+
+@contextmanager
+def _initialisers_seeded(seed: int) -> Iterator[None]:
+    """Seeds Python's generator, where Keras' initialisers take theirs, for a while."""
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
 
 
 def _minimize(

@@ -1,3 +1,5 @@
+import random
+
 import keras
 import numpy as np
 import pytest
@@ -115,6 +117,19 @@ def test_the_decoders_start_alike_and_part_with_the_first_step():
     for part in (0, 1):
         one, two = pictures(part)
         assert np.abs(one - two).max() > 1e-3
+
+
+def test_the_seed_fixes_the_weights_and_nothing_else():
+    random.seed(5)
+    expected = random.random()
+    random.seed(5)
+    first, same, other = (
+        all_values(FaceSwapGAN(CONFIG, WEIGHTS, seed=seed)) for seed in (1, 1, 2)
+    )
+    assert random.random() == expected
+    assert all(np.array_equal(first[key], same[key]) for key in first)
+    key = ("encoder", 0)
+    assert not np.array_equal(first[key], other[key])
 
 
 def test_training_on_one_face_learns_it():
