@@ -27,12 +27,9 @@ class LossWeights:
         sparsity: Of `mask_sparsity_loss`, in force while the hinge is off.
         hinge: Of `mask_hinge_loss`.
         total_variation: Of `mask_total_variation_loss`.
-        perceptual: Of the perceptual loss' four feature maps, deepest first.
-        cyclic: Of the cyclic loss.
 
     Raises:
-        ValueError: A weight is not a finite number of at least 0, or `perceptual` is
-            not a tuple of four.
+        ValueError: A weight is not a finite number of at least 0.
     """
 
     adversarial: float = 0.1
@@ -42,22 +39,15 @@ class LossWeights:
     sparsity: float = 0.01
     hinge: float = 0.1
     total_variation: float = 0.1
-    perceptual: tuple[float, float, float, float] = (0.01, 0.1, 0.3, 0.1)
-    cyclic: float = 10.0
 
     def __post_init__(self) -> None:
         """Refuses weights that no sum can use."""
-        if not (isinstance(self.perceptual, tuple) and len(self.perceptual) == 4):
-            raise ValueError(
-                f"perceptual must be a tuple of four numbers, got {self.perceptual!r}"
-            )
         for field in fields(self):
-            value = getattr(self, field.name)
-            for weight in value if field.name == "perceptual" else (value,):
-                if not (isinstance(weight, Real) and 0 <= weight < math.inf):
-                    raise ValueError(
-                        f"{field.name} must be finite and at least 0, got {value!r}"
-                    )
+            weight = getattr(self, field.name)
+            if not (isinstance(weight, Real) and 0 <= weight < math.inf):
+                raise ValueError(
+                    f"{field.name} must be finite and at least 0, got {weight!r}"
+                )
 
 
 def reconstruction_loss(
