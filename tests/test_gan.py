@@ -133,15 +133,16 @@ def test_the_seed_fixes_the_weights_and_nothing_else():
 
 
 def test_training_on_one_face_learns_it():
-    # Smooth faces: noise could only be learnt pixel by pixel.
+    # Smooth faces: noise could only be learnt pixel by pixel. No adversarial loss: its
+    # game swings the reconstruction up and down, by how much depends on the machine.
     rng = np.random.default_rng(1)
     coarse = rng.uniform(-0.5, 0.5, (2, 4, 4, 3)).astype(np.float32)
     face_a, face_b = np.array(keras.ops.image.resize(coarse, (64, 64)))
     eyes = np.zeros((2, 64, 64, 1), np.float32)
     pair_a, pair_b = np.stack([face_a] * 2), np.stack([face_b] * 2)
     batch = Batch(pair_a, pair_a, eyes, pair_b, pair_b, eyes, *np.float32([0.3, 0.7]))
-    gan = FaceSwapGAN(CONFIG, WEIGHTS)
+    gan = FaceSwapGAN(CONFIG, losses.LossWeights(adversarial=0))
     terms = MaskTerms.of(WEIGHTS, None)
     logs = [gan.train_on_batch(batch, terms) for _ in range(60)]
     for name in ("reconstruction_a", "reconstruction_b"):
-        assert np.mean([log[name] for log in logs[-10:]]) < 0.6 * logs[0][name]
+        assert np.mean([log[name] for log in logs[-10:]]) < 0.2 * logs[0][name]
