@@ -3,24 +3,7 @@
 import keras
 from keras import KerasTensor, ops
 
-
-def attend(query: KerasTensor, key: KerasTensor, value: KerasTensor) -> KerasTensor:
-    """Mixes values by how well each query matches every key: softmax(q kᵀ) v.
-
-    The scores are not scaled by the square root of the channels, as SAGAN has it.
-
-    Args:
-        query: Float tensor (batch, positions, channels).
-        key: Float tensor (batch, positions, channels).
-        value: Float tensor (batch, positions, value channels).
-
-    Returns:
-        Float tensor (batch, positions, value channels).
-
-    Source: Zhang et al. 2019, "Self-Attention Generative Adversarial Networks", eq. 1.
-    """
-    scores = ops.matmul(query, ops.transpose(key, (0, 2, 1)))  # (b, n, n)
-    return ops.matmul(ops.softmax(scores, axis=-1), value)  # (b, n, c)
+from fsgan.attention import attend
 
 
 def normalize_sample(images: KerasTensor, epsilon: float = 1e-3) -> KerasTensor:

@@ -11,7 +11,6 @@ from fsgan.layers import (
     SampleNormalization,
     Scale,
     SelfAttention,
-    attend,
     normalize_sample,
 )
 
@@ -29,19 +28,6 @@ def normal(seed, *shape):
 
 
 MAPS = normal(11, 2, 8, 8, 32)
-
-
-def test_attention_to_equal_scores_is_the_mean_value():
-    query, key = np.zeros((1, 2, 1), "float32"), np.ones((1, 2, 1), "float32")
-    value = np.array([[[1.0], [3.0]]], "float32")
-    np.testing.assert_array_equal(attend(query, key, value), [[[2.0], [2.0]]])
-
-
-def test_attention_weighs_values_by_the_exponential_of_the_score():
-    query = np.full((1, 1, 1), np.log(3), "float32")
-    key = np.array([[[1.0], [0.0]]], "float32")  # weights 3/4 and 1/4
-    value = np.array([[[8.0], [4.0]]], "float32")
-    np.testing.assert_allclose(attend(query, key, value), [[[7.0]]], rtol=1e-6)
 
 
 def test_sample_is_normalised_with_epsilon_outside_the_root():

@@ -1,0 +1,166 @@
+"""Attention that never holds its whole map."""
+
+import keras
+from keras import KerasTensor, ops
+
+# Of one sample. As float32 it is 1 MB, about what a core's cache keeps near: measured
+# fastest, and 64 times less than the map of 64x64 pixels.
+SCORES_AT_ONCE = 2**18
+
+
+def attend(query: KerasTensor, key: KerasTensor, value: KerasTensor) -> KerasTensor:
+    """Mixes values by how well each query matches every key: softmax(q kᵀ) v.
+
+    The scores are not scaled by the square root of the channels, as SAGAN has it.
+
+    Written down as it stands, the formula holds a map of queries x keys: 67 MB for each
+    face of 64x64 pixels, several times over, and until the gradient has been taken.
+    But a row of the map needs no other row. So the queries are taken block by block,
+    and what is kept is only the output o. The gradient makes each block of the map
+    again: with p the block's probabilities and ∂ the gradient of the loss,
+
+        ∂v = pᵀ ∂o                        as o = p v
+        ∂p = ∂o vᵀ
+        ∂s = p · (∂p - Σ p · ∂p)          the softmax, Σ over the keys, s = q kᵀ
+        ∂q = ∂s k      ∂k = ∂sᵀ q
+
+    where ∂v and ∂k are summed over the blocks. Two things make it cheap. The sum is
+    known beforehand, Σⱼ pⱼ (∂o · vⱼ) = ∂o · Σⱼ pⱼ vⱼ = ∂o · o, so it goes into the
+    product as one more channel: ∂p - Σ = [∂o, -∂o · o] [v, 1]ᵀ. And ∂v and ∂k are
+    summed as their transposes, (∂o)ᵀ p and qᵀ ∂s, which spares turning the block.
+
+    Args:
+        query: Float tensor (batch, queries, channels).
+        key: Float tensor (batch, keys, channels).
+        value: Float tensor (batch, keys, value channels).
+
+    Returns:
+        Float tensor (batch, queries, value channels), of the query's dtype; computed in
+        float32.
+
+    Source: Zhang et al. 2019, "Self-Attention Generative Adversarial Networks", eq. 1;
+    the recomputation is that of Dao et al. 2022, "FlashAttention".
+    """
+    dtype = query.dtype
+    query, key, value = (ops.cast(x, "float32") for x in (query, key, value))
+    return ops.cast(_attend(query, key, value), dtype)
+
+
+@ops.custom_gradient
+def _attend(query, key, value):
+    """Returns the output and the function of its gradient."""
+    (output,) = _by_sample(_forward, (query, key, value), (value.shape[-1],))
+
+    def gradient(*args, upstream=None):
+        # JAX and TensorFlow give the gradient alone, PyTorch by name after the inputs.
+        output_gradient = args[0] if upstream is None else upstream
+        sums = ops.sum(output_gradient * output, axis=-1, keepdims=True)
+        inputs = (query, key, value, output_gradient, sums)
+        return _by_sample(_backward, inputs, [x.shape[-1] for x in inputs[:3]])
+
+    # PyTorch keeps the gradient's function with what is returned: if that were `output`
+    # itself, which the function keeps, neither would ever be freed.
+    return ops.reshape(output, ops.shape(output)), gradient
+
+
+def _forward(query, key, value):
+    keys = _transpose(key)
+
+    def step(carry, blocks):
+        (q,) = blocks
+        return carry, ops.matmul(ops.softmax(ops.matmul(q, keys)), value)
+
+    _, output = _scan(step, (), _split(key, query), value.shape[-1])
+    return (_join(output, query.shape[1]),)
+
+
+def _backward(query, key, value, output_gradient, sums):
+    keys, values = _transpose(key), _transpose(value)
+    values_and_one = ops.concatenate([values, ops.ones_like(values[:, :1])], axis=1)
+
+    def step(carry, blocks):
+        dk, dv = carry
+        q, do, sums = blocks
+        p = ops.softmax(ops.matmul(q, keys))
+        ds = p * ops.matmul(ops.concatenate([do, -sums], axis=-1), values_and_one)
+        dk = dk + ops.matmul(_transpose(q), ds)
+        dv = dv + ops.matmul(_transpose(do), p)
+        return (dk, dv), _transpose(ops.matmul(keys, _transpose(ds)))
+
+    (dk, dv), dq = _scan(
+        step,
+        (ops.zeros_like(keys), ops.zeros_like(values)),
+        _split(key, query, output_gradient, sums),
+        query.shape[-1],
+    )
+    return _join(dq, query.shape[1]), _transpose(dk), _transpose(dv)
+
+
+def _transpose(x):
+    return ops.transpose(x, (0, 2, 1))
+
+
+def _split(key, *tensors):
+    """(b, queries, channels) as (blocks, b, block, channels), zeros at the end."""
+    queries = tensors[0].shape[1]
+    block = min(queries, max(1, SCORES_AT_ONCE // key.shape[1]))
+
+    def split(x):
+        x = ops.pad(x, ((0, 0), (0, -queries % block), (0, 0)))
+        x = ops.reshape(x, (-1, -(-queries // block), block, x.shape[-1]))
+        return ops.transpose(x, (1, 0, 2, 3))
+
+    return tuple(split(x) for x in tensors)
+
+
+def _join(blocks, queries):
+    """Undoes `_split`."""
+    count, _, block, channels = blocks.shape
+    x = ops.reshape(ops.transpose(blocks, (1, 0, 2, 3)), (-1, count * block, channels))
+    return x[:, :queries]
+
+
+# TensorFlow's loops, where those of keras.ops run ten steps at a time: all of the map.
+
+
+def _by_sample(function, tensors, channels):
+    """Calls `function` on the batch; in TensorFlow one sample after the other.
+
+    The blocks of a whole batch do not stay in a processor's cache.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return function(*tensors)
+    import tensorflow as tf
+
+    results = tf.map_fn(
+        lambda sample: [x[0] for x in function(*(x[None] for x in sample))],
+        list(tensors),
+        fn_output_signature=[
+            tf.TensorSpec((x.shape[1], width))
+            for x, width in zip(tensors, channels, strict=False)
+        ],
+        parallel_iterations=1,
+    )
+    return tuple(results)
+
+
+def _scan(step, carry, blocks, channels):
+    """`ops.scan`; the output of a step has the blocks' shape but so many channels."""
+    if keras.backend.backend() != "tensorflow":
+        return ops.scan(step, carry, blocks)
+    import tensorflow as tf
+
+    count, *shape, _ = blocks[0].shape
+    outputs = tf.TensorArray("float32", count, element_shape=(*shape, channels))
+
+    def body(index, carry, outputs):
+        carry, output = step(carry, tuple(x[index] for x in blocks))
+        return index + 1, carry, outputs.write(index, output)
+
+    _, carry, outputs = tf.while_loop(
+        lambda index, *_: index < count,
+        body,
+        (0, carry, outputs),
+        parallel_iterations=1,
+    )
+    return carry, outputs.stack()
