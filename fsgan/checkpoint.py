@@ -64,7 +64,12 @@ def save_checkpoint(
         state: dict[str, np.ndarray] = {}
         optimizer.save_own_variables(state)
         np.savez(beside / f"optimizer_{name}.npz", **state)
-    record = settings | {"model": asdict(gan.config), "iteration": gan.iteration}
+    record = settings | {
+        "model": asdict(gan.config),
+        "iteration": gan.iteration,
+        "decoders_swapped": gan.decoders_swapped,
+        "backend": keras.backend.backend(),
+    }
     (beside / SETTINGS).write_text(json.dumps(record, indent=1), encoding="utf-8")
     for file in beside.iterdir():
         with open(file, "rb") as written:
@@ -87,17 +92,59 @@ def load_checkpoint(folder: Path, gan: FaceSwapGAN) -> None:
         ValueError: the architecture differs, or a file is missing or damaged.
     """
     settings = read_settings(folder)
-    if settings["model"] != asdict(gan.config):
+    if ModelConfig(**settings["model"]) != gan.config:
         raise ValueError(
             f"{folder} holds a model with {settings['model']}, not "
             f"{asdict(gan.config)}: use these settings or another model folder"
         )
     for name, network in gan.networks.items():
         _load_weights(network, folder / f"{name}.weights.h5")
-    for name, optimizer in gan.optimizers.items():
+    for name, optimizer in gan.optimizers.items() if settings["iteration"] else ():
         with np.load(folder / f"optimizer_{name}.npz") as state:
             optimizer.load_own_variables(state)
     gan.iteration = settings["iteration"]
+    gan.decoders_swapped = settings.get("decoders_swapped", False)
+
+
+def transfer_weights(model_dir: str | Path, gan: FaceSwapGAN, what: str) -> None:
+    """Starts a model with the weights of another pair's.
+
+    Args:
+        model_dir: folder of the other training.
+        gan: the model; its optimizers and iteration stay as they are.
+        what: "encoder", or "all" networks.
+
+    Raises:
+        FileNotFoundError: the folder holds no checkpoint.
+        ValueError: the architecture differs, a file is missing or damaged, or `what` is
+            neither.
+    """
+    if what not in ("encoder", "all"):
+        raise ValueError(f"transfer must be 'encoder' or 'all', got {what!r}")
+    folder = latest_checkpoint(model_dir)
+    if folder is None:
+        raise FileNotFoundError(
+            f"no checkpoint in {model_dir}: start_from takes the model folder of a "
+            "training"
+        )
+    theirs, ours = (
+        asdict(ModelConfig(**read_settings(folder)["model"])),
+        asdict(gan.config),
+    )
+    of_decoders = ("mask", "discriminators", "people") if what == "encoder" else ()
+    differing = [
+        f"{name} {theirs[name]!r}, not {value!r}"
+        for name, value in ours.items()
+        if name not in of_decoders and theirs[name] != value
+    ]
+    if differing:
+        raise ValueError(
+            f"{model_dir} holds another architecture ({', '.join(differing)}): only a "
+            "model of the same one can be started from"
+        )
+    for name in gan.networks if what == "all" else ("encoder",):
+        _load_weights(gan.networks[name], folder / f"{name}.weights.h5")
+    log.info("starting with %s of %s", what, folder)
 
 
 def load_generator(folder: Path, person: str) -> keras.Model:

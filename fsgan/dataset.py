@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,13 @@ from fsgan.augmentation import AugmentationSettings, sample
 from fsgan.images import list_images, read_image
 
 MIX_ALPHA = 0.2  # both parameters of mixup's Beta distribution
-PREFETCHED = 4  # batches made ahead of the training step
+# OpenCV works beside the interpreter, the rest of a sample does not: more threads than
+# two make no more samples.
+THREADS = 2
+PREFETCHED = 2  # batches that each thread makes ahead of the training step
+LEAST_TO_SPLIT = 20  # faces, of fewer none are held out
+MOST_HELD_OUT = 64  # faces: enough for a mean, and quickly tried
+STRETCHES = 4  # of consecutive faces that are held out
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,28 +45,32 @@ class FaceSet:
         return len(self.images)
 
 
-class Batch(NamedTuple):
-    """What one iteration of training sees: n faces of either side.
+class Samples(NamedTuple):
+    """One person's part of a batch: n faces.
 
     Attributes:
-        warped_a: Distorted faces, the input, RGB float32 (n, R, R, 3) in [-1, 1].
-        target_a: The same faces undistorted, RGB float32 (n, R, R, 3) in [-1, 1].
-        eyes_a: Eye masks of the targets, float32 (n, R, R, 1) in [0, 1].
-        warped_b: As `warped_a`, of side B.
-        target_b: As `target_a`, of side B.
-        eyes_b: As `eyes_a`, of side B.
+        warped: Distorted faces, the input, RGB float32 (n, R, R, 3) in [-1, 1].
+        target: The same faces undistorted, RGB float32 (n, R, R, 3) in [-1, 1].
+        eyes: Eye masks of the targets, float32 (n, R, R, 1) in [0, 1].
+    """
+
+    warped: np.ndarray
+    target: np.ndarray
+    eyes: np.ndarray
+
+
+class Batch(NamedTuple):
+    """What one iteration of training sees.
+
+    Attributes:
+        sides: Samples of A, then of B; of A alone where one person is trained.
         mix: Share of real faces in what the discriminators see under mixup, float32
             scalar in [0, 1], drawn from Beta(0.2, 0.2).
         mix_perceptual: Share of the raw instead of the composed generated face in the
             perceptual loss, float32 scalar, a second draw of the same kind.
     """
 
-    warped_a: np.ndarray
-    target_a: np.ndarray
-    eyes_a: np.ndarray
-    warped_b: np.ndarray
-    target_b: np.ndarray
-    eyes_b: np.ndarray
+    sides: tuple[Samples, ...]
     mix: np.ndarray
     mix_perceptual: np.ndarray
 
@@ -118,9 +128,41 @@ def load_faces(
     )
 
 
+def split_faces(faces: FaceSet, share: float) -> tuple[FaceSet, FaceSet]:
+    """Sets faces aside that training never sees.
+
+    Neighbours in a video are nearly one picture: faces set aside one by one would all
+    have a twin in training. One long stretch may be unlike everything else (another
+    light, a hand before the face). So the middle of each quarter is set aside.
+
+    Args:
+        faces: All faces of one person, in the order of the video.
+        share: Share to set aside, from 0 to below 1: at least 1 face, at most 64. With
+            a share of 0, or of fewer than 20 faces, none are.
+
+    Returns:
+        The faces to train on, and those held out, of which there may be none. Both in
+        the old order; every face is in one of them.
+
+    Raises:
+        ValueError: If the share is out of range.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"share must be a number from 0 to below 1, got {share!r}")
+    count = min(max(int(share * len(faces)), 1), MOST_HELD_OUT)
+    if share == 0 or len(faces) < LEAST_TO_SPLIT:
+        count = 0
+    held_out = np.zeros(len(faces), bool)
+    for part in range(STRETCHES):
+        begin, end = (len(faces) * (part + i) // STRETCHES for i in range(2))
+        length = (count + part) // STRETCHES
+        start = (begin + end - length) // 2
+        held_out[start : start + length] = True
+    return _choose(faces, ~held_out), _choose(faces, held_out)
+
+
 def make_batch(
-    faces_a: FaceSet,
-    faces_b: FaceSet,
+    face_sets: Sequence[FaceSet],
     iteration: int,
     batch_size: int,
     resolution: int,
@@ -133,10 +175,10 @@ def make_batch(
     after a stop sees the batches it would have seen, and nothing need be saved for it.
 
     Args:
-        faces_a: Faces of side A, one or more: they are drawn with replacement.
-        faces_b: Faces of side B, one or more.
+        face_sets: Faces of A, then of B, or of one person alone; one or more of each:
+            they are drawn with replacement. Any of them may lend its colours.
         iteration: Number of the iteration, 0 or more.
-        batch_size: Faces of either side, 1 or more.
+        batch_size: Faces of each person, 1 or more.
         resolution: Side of the network's images, pixels.
         settings: How much the faces are varied.
         seed: Seed of the training, 0 or more.
@@ -145,40 +187,33 @@ def make_batch(
         The batch.
     """
     rng = np.random.default_rng([seed, iteration])
+    total = sum(map(len, face_sets))
     sides = []
-    for faces in (faces_a, faces_b):
+    for faces in face_sets:
         samples = []
         for index in rng.integers(len(faces), size=batch_size):
-            partner = rng.integers(len(faces_a) + len(faces_b))
-            if partner < len(faces_a):
-                partner_image = faces_a.images[partner]
-            else:
-                partner_image = faces_b.images[partner - len(faces_a)]
+            partner = _image_of_all(face_sets, rng.integers(total))
             image, eyes = faces.images[index], faces.eyes[index]
-            samples.append(
-                sample(image, eyes, partner_image, settings, resolution, rng)
-            )
-        sides += [np.stack(part) for part in zip(*samples, strict=True)]
+            samples.append(sample(image, eyes, partner, settings, resolution, rng))
+        sides.append(Samples(*map(np.stack, zip(*samples, strict=True))))
     mixes = rng.beta(MIX_ALPHA, MIX_ALPHA, size=2).astype(np.float32)
-    return Batch(*sides, *mixes)
+    return Batch(tuple(sides), *mixes)
 
 
 @contextmanager
 def batches(
-    faces_a: FaceSet,
-    faces_b: FaceSet,
+    face_sets: Sequence[FaceSet],
     batch_size: int,
     resolution: int,
     settings: AugmentationSettings,
     seed: int,
     first_iteration: int = 0,
 ) -> Iterator[Iterator[Batch]]:
-    """Makes batches ahead of their use, in a thread that ends with the `with` block.
+    """Makes batches ahead of their use, in threads that end with the `with` block.
 
     Args:
-        faces_a: Faces of side A.
-        faces_b: Faces of side B.
-        batch_size: Faces of either side, 1 or more.
+        face_sets: Faces of A, then of B, or of one person alone.
+        batch_size: Faces of each person, 1 or more.
         resolution: Side of the network's images, pixels.
         settings: How much the faces are varied.
         seed: Seed of the training, 0 or more.
@@ -186,6 +221,7 @@ def batches(
 
     Yields:
         An endless iterator over the batches of `first_iteration`, the next one, ...
+        What fails in a thread is raised here, in place of the batch.
 
     Raises:
         ValueError: If `batch_size` is below 1.
@@ -194,24 +230,27 @@ def batches(
         raise ValueError(f"batch_size must be 1 or more, got {batch_size!r}")
     stop = threading.Event()
 
-    def produce() -> Iterator[Batch]:
-        for iteration in itertools.count(first_iteration):
+    def produce(first: int) -> Iterator[Batch]:
+        for iteration in itertools.count(first, THREADS):
             if stop.is_set():
                 return
             yield make_batch(
-                faces_a, faces_b, iteration, batch_size, resolution, settings, seed
+                face_sets, iteration, batch_size, resolution, settings, seed
             )
 
-    background = BackgroundGenerator(produce(), max_prefetch=PREFETCHED)
+    threads: list[BackgroundGenerator] = []
     try:
-        yield background
+        for first in range(first_iteration, first_iteration + THREADS):
+            threads.append(BackgroundGenerator(produce(first), PREFETCHED))
+        yield (next(thread) for thread in itertools.cycle(threads))
     finally:
         stop.set()
-        # The thread may wait for room in the queue, so it is emptied until it ends.
-        while background.is_alive():
-            while not background.queue.empty():
-                background.queue.get_nowait()
-            background.join(timeout=0.05)
+        # A thread may wait for room in its queue, so that is emptied until it ends.
+        for thread in threads:
+            while thread.is_alive():
+                while not thread.queue.empty():
+                    thread.queue.get_nowait()
+                thread.join(timeout=0.01)
 
 
 def center_crop_batch(
@@ -234,6 +273,24 @@ def center_crop_batch(
     return crops.astype(np.float32) / 127.5 - 1
 
 
+def _choose(faces: FaceSet, chosen: np.ndarray) -> FaceSet:
+    """The faces where `chosen`, bool (n,), holds."""
+    return FaceSet(
+        images=faces.images[chosen],
+        eyes=faces.eyes[chosen],
+        names=list(itertools.compress(faces.names, chosen)),
+    )
+
+
+def _image_of_all(face_sets: Sequence[FaceSet], index: int) -> np.ndarray:
+    """The image at `index`, counted on from one set to the next."""
+    for faces in face_sets:
+        if index < len(faces):
+            break
+        index -= len(faces)
+    return faces.images[index]
+
+
 def _read_mask(face: Path, masks_dir: Path, size: int) -> np.ndarray:
     """Reads the eye mask of a face of `size` pixels as uint8 (size, size)."""
     path = masks_dir / f"{face.stem}.png"
@@ -242,7 +299,7 @@ def _read_mask(face: Path, masks_dir: Path, size: int) -> np.ndarray:
             f"{face} has no eye mask, {path} does not exist: run "
             "make_eye_masks(...) again"
         )
-    mask = read_image(path)[..., 0]
+    mask = read_image(path)[..., 0].copy()  # lets go of the other channels
     if mask.shape != (size, size):
         height, width = mask.shape
         raise ValueError(
@@ -254,6 +311,8 @@ def _read_mask(face: Path, masks_dir: Path, size: int) -> np.ndarray:
 
 def _resize(image: np.ndarray, size: int) -> np.ndarray:
     """Resizes a square image, averaging the pixels that fall together."""
+    if size == len(image):  # a copy of every face would double the memory of reading
+        return image
     shrinks = size < len(image)
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(image, (size, size), interpolation=method)

@@ -1,86 +1,22 @@
 """The model that trains: forward, losses, gradients, update."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
+from fsgan.backend import compile_step, minimize
 from fsgan.dataset import Batch
-from fsgan.losses import (
-    LossWeights,
-    edge_loss,
-    eyes_loss,
-    mask_hinge_loss,
-    mask_sparsity_loss,
-    mask_total_variation_loss,
-    mixup_lsgan_discriminator_loss,
-    mixup_lsgan_generator_loss,
-    reconstruction_loss,
-)
+from fsgan.losses import LossWeights
 from fsgan.models import ModelConfig, build_decoder, build_discriminator, build_encoder
+from fsgan.objective import ADVERSARIAL_LOSSES, Objective, PhaseTerms, Side
 
 Tensor = keras.KerasTensor
 
-
-class MaskTerms(NamedTuple):
-    """What is asked of the alpha mask now; changes during training.
-
-    The values enter the compiled step as tensors, so a change recompiles nothing.
-
-    Attributes:
-        sparsity: weight of the mean alpha.
-        hinge: weight of the shortfall below `margin`.
-        margin: alpha that costs nothing, in [0, 1].
-    """
-
-    sparsity: np.ndarray
-    hinge: np.ndarray
-    margin: np.ndarray
-
-    @classmethod
-    def of(cls, weights: LossWeights, margin: float | None) -> "MaskTerms":
-        """The terms for a margin; without one, the mask is asked to be sparse.
-
-        Args:
-            weights: weights of the losses.
-            margin: in [0, 1], or None.
-
-        Returns:
-            The terms as float32 scalars.
-        """
-        if margin is None:
-            terms = (weights.sparsity, 0.0, 0.0)
-        else:
-            terms = (0.0, weights.hinge, margin)
-        return cls(*(np.array(term, np.float32) for term in terms))
-
-
-class Side(NamedTuple):
-    """One person's part of a batch and what the generator made of it.
-
-    Attributes:
-        name: "a" or "b".
-        distorted: the generator's input, RGB [-1, 1] (b, R, R, 3).
-        real: what it should become, RGB [-1, 1] (b, R, R, 3).
-        eyes: eye mask of `real`, [0, 1] (b, R, R, 1).
-        side_outputs: the decoder's smaller pictures, RGB [-1, 1].
-        alpha: mask, [0, 1] (b, R, R, 1); 1 shows the generated pixel.
-        rgb: generated picture, RGB [-1, 1] (b, R, R, 3).
-        fake: the composite, ``alpha * rgb + (1 - alpha) * distorted``.
-    """
-
-    name: str
-    distorted: Tensor
-    real: Tensor
-    eyes: Tensor
-    side_outputs: list[Tensor]
-    alpha: Tensor
-    rgb: Tensor
-    fake: Tensor
+UPDATES = ("fused", "separate")
 
 
 class FaceSwapGAN:
@@ -88,10 +24,14 @@ class FaceSwapGAN:
 
     Attributes:
         config: the architecture.
-        networks: the five networks by name: encoder, decoder_a, decoder_b,
-            discriminator_a, discriminator_b.
-        optimizers: Adam for "generator" (encoder and decoders) and "discriminator".
+        networks: the networks by name: encoder, decoder_a, decoder_b, discriminator_a,
+            discriminator_b, as far as the architecture has them.
+        optimizers: Adam by the part that it updates. Fused: "generator" (encoder and
+            decoders) and "discriminator" (both). Separate: "generator_a" (encoder and
+            decoder_a), "discriminator_a" and so on, as the original has it.
         iteration: updates done so far.
+        decoders_swapped: whether the schedule has already swapped the decoders.
+        batches_per_step: batches that one update takes, 1 or, separate, 2.
     """
 
     def __init__(
@@ -100,6 +40,11 @@ class FaceSwapGAN:
         weights: LossWeights | None = None,
         learning_rate: float = 1e-4,
         seed: int = 0,
+        *,
+        adversarial_loss: str = "mixup_lsgan",
+        updates: str = "fused",
+        precision: str = "float32",
+        vggface: keras.Model | None = None,
     ) -> None:
         """Builds the networks with fresh weights; both decoders start alike.
 
@@ -108,55 +53,73 @@ class FaceSwapGAN:
             weights: weights of the losses; None takes the defaults.
             learning_rate: of the generator; the discriminators learn twice as fast.
             seed: of the initial weights.
+            adversarial_loss: "mixup_lsgan" or "relativistic_avg_lsgan".
+            updates: "fused" updates everything from one forward pass of the generator;
+                "separate" updates discriminator A, discriminator B, generator A and
+                generator B one after the other, each from a pass of its own, the
+                generators on a batch of their own, as the original does.
+            precision: "float32", or "bfloat16" for what the networks compute; weights
+                and losses are float32 in either.
+            vggface: features for the perceptual loss, as of `fsgan.vggface`; None
+                trains without it.
 
         Raises:
-            ValueError: Keras runs on a backend without a training step here.
+            ValueError: an option is none of these.
         """
-        if keras.backend.backend() != "tensorflow":
-            raise ValueError(
-                "training needs Keras on TensorFlow: set KERAS_BACKEND=tensorflow "
-                f"before Keras is imported, it is {keras.backend.backend()!r}"
-            )
+        _check("adversarial_loss", adversarial_loss, ADVERSARIAL_LOSSES)
+        _check("updates", updates, UPDATES)
         self.config = config
-        self.weights = weights or LossWeights()
-        with _initialisers_seeded(seed):
-            self.networks = {
-                "encoder": build_encoder(config),
-                "decoder_a": build_decoder(config),
-                "decoder_b": build_decoder(config),
-                "discriminator_a": build_discriminator(config),
-                "discriminator_b": build_discriminator(config),
-            }
-        # A description then means the same to both decoders from the start, and swaps
-        # show the other's features much sooner.
-        self.networks["decoder_b"].set_weights(self.networks["decoder_a"].get_weights())
-        self.learning_rates = {
-            "generator": learning_rate,
-            "discriminator": 2 * learning_rate,
+        self.vggface = vggface
+        self.updates = updates
+        self.batches_per_step = 2 if updates == "separate" else 1
+        builders = {"encoder": build_encoder}
+        builders |= {f"decoder_{side}": build_decoder for side in config.sides}
+        if config.discriminators:
+            names = [f"discriminator_{side}" for side in config.sides]
+            builders |= dict.fromkeys(names, build_discriminator)
+        with _initialisers_seeded(seed), computing_in(precision):
+            self.networks = {name: build(config) for name, build in builders.items()}
+        if config.people == 2:
+            # A description then means the same to both decoders from the start, and
+            # swaps show the other's features much sooner.
+            decoder_a, decoder_b = (
+                self.networks["decoder_a"],
+                self.networks["decoder_b"],
+            )
+            decoder_b.set_weights(decoder_a.get_weights())
+        self._objective = Objective(
+            config, self.networks, weights or LossWeights(), adversarial_loss, vggface
+        )
+        self._parts = self._list_parts()
+        self._learning_rates = {
+            part: learning_rate * (2 if part.startswith("discriminator") else 1)
+            for part in self._parts
         }
         self.optimizers = {
-            name: keras.optimizers.Adam(rate, beta_1=0.5, beta_2=0.999)
-            for name, rate in self.learning_rates.items()
+            part: keras.optimizers.Adam(rate, beta_1=0.5, beta_2=0.999)
+            for part, rate in self._learning_rates.items()
         }
-        for name, optimizer in self.optimizers.items():
-            optimizer.build(self.variables(name))
+        for part, optimizer in self.optimizers.items():
+            optimizer.build(self.variables(part))
         self.iteration = 0
-        self._compiled_step = _compile(self._step)
+        self.decoders_swapped = False
+        step = self._fused_step if updates == "fused" else self._separate_step
+        self._compiled_step = compile_step(step, self._all_variables())
 
     def variables(self, part: str) -> list[keras.Variable]:
-        """Lists the trainable variables of "generator" or "discriminator".
+        """Lists the trainable variables that an optimizer updates.
 
         Args:
-            part: "generator" (encoder and decoders) or "discriminator" (both).
+            part: a key of `optimizers`.
 
         Returns:
             The variables, in an order that does not change.
         """
-        names = {
-            "generator": ("encoder", "decoder_a", "decoder_b"),
-            "discriminator": ("discriminator_a", "discriminator_b"),
-        }[part]
-        return [v for name in names for v in self.networks[name].trainable_variables]
+        return [
+            variable
+            for name in self._parts[part]
+            for variable in self.networks[name].trainable_variables
+        ]
 
     def set_learning_rate(self, factor: float) -> None:
         """Scales the learning rates without losing the optimizers' moments.
@@ -164,20 +127,30 @@ class FaceSwapGAN:
         Args:
             factor: share of the initial learning rates.
         """
-        for name, optimizer in self.optimizers.items():
-            optimizer.learning_rate.assign(self.learning_rates[name] * factor)
+        for part, optimizer in self.optimizers.items():
+            optimizer.learning_rate.assign(self._learning_rates[part] * factor)
 
-    def train_on_batch(self, batch: Batch, mask_terms: MaskTerms) -> dict[str, float]:
+    def swap_decoders(self) -> None:
+        """Exchanges the decoders of A and B, weights and the optimizers' moments."""
+        pairs = zip(self._decoder_state("a"), self._decoder_state("b"), strict=True)
+        for one, other in pairs:
+            value = ops.convert_to_numpy(one).copy()
+            one.assign(ops.convert_to_numpy(other).copy())
+            other.assign(value)
+        self.decoders_swapped = not self.decoders_swapped
+
+    def train_on_batch(self, terms: PhaseTerms, *batches: Batch) -> dict[str, float]:
         """Updates discriminators and generators once.
 
         Args:
-            batch: one batch of both persons.
-            mask_terms: what is asked of the mask now.
+            terms: what the phase asks for.
+            *batches: as many batches as `batches_per_step`: one for everything, or one
+                for the discriminators and one for the generators.
 
         Returns:
             The value of each loss, weighted as it enters the sum.
         """
-        logs = self._compiled_step(batch, mask_terms)
+        logs = self._compiled_step(terms, *batches)
         self.iteration += 1
         return {name: float(value) for name, value in logs.items()}
 
@@ -195,86 +168,127 @@ class FaceSwapGAN:
         latent = self.networks["encoder"].predict_on_batch(faces)
         return self.networks[f"decoder_{person}"].predict_on_batch(latent)[:2]
 
-    def _step(self, batch: Batch, mask_terms: MaskTerms) -> dict[str, Tensor]:
+    def _fused_step(self, terms: PhaseTerms, batch: Batch) -> dict[str, Tensor]:
         """One update: generate, discriminate, then judge what was generated."""
 
         def generator_loss() -> tuple[Tensor, dict[str, Tensor]]:
-            sides = self._generate(batch)
-            discriminator_logs = _minimize(
-                lambda: self._discriminator_loss(sides, batch.mix),
-                self.variables("discriminator"),
-                self.optimizers["discriminator"],
+            sides = self._generate(batch, self.config.sides)
+            logs = self._update_discriminators("discriminator", sides, batch.mix)
+            loss, generator_logs = self._objective.generator_loss(
+                sides, terms, batch.mix_perceptual
             )
-            loss, logs = self._generator_loss(sides, mask_terms)
-            return loss, discriminator_logs | logs
+            return loss, logs | generator_logs
 
-        return _minimize(
+        return minimize(
             generator_loss, self.variables("generator"), self.optimizers["generator"]
         )
 
-    def _generate(self, batch: Batch) -> tuple[Side, Side]:
-        """Runs both persons through the encoder at once, each through its decoder."""
-        distorted = ops.concatenate([batch.warped_a, batch.warped_b])
-        latents = ops.split(self.networks["encoder"](distorted, training=True), 2)
+    def _separate_step(
+        self, terms: PhaseTerms, batch: Batch, generator_batch: Batch
+    ) -> dict[str, Tensor]:
+        """One update of each discriminator, then of each generator."""
+        logs = {}
+        for name in self.config.sides:
+            sides = self._generate(batch, name)
+            part = f"discriminator_{name}"
+            logs |= self._update_discriminators(part, sides, batch.mix)
+        for name in self.config.sides:
 
-        def side(name, latent, distorted, real, eyes):
+            def generator_loss(name: str = name) -> tuple[Tensor, dict[str, Tensor]]:
+                sides = self._generate(generator_batch, name)
+                mix = generator_batch.mix_perceptual
+                return self._objective.generator_loss(sides, terms, mix)
+
+            part = f"generator_{name}"
+            logs |= minimize(
+                generator_loss, self.variables(part), self.optimizers[part]
+            )
+        return logs
+
+    def _generate(self, batch: Batch, names: Sequence[str]) -> list[Side]:
+        """Runs persons through the encoder at once, each through its decoder."""
+        samples = [batch.sides[self.config.sides.index(name)] for name in names]
+        distorted = ops.concatenate([sample.warped for sample in samples])
+        latents = ops.split(
+            self.networks["encoder"](distorted, training=True), len(names)
+        )
+        sides = []
+        for name, sample, latent in zip(names, samples, latents, strict=True):
             decoder = self.networks[f"decoder_{name}"]
             alpha, rgb, *side_outputs = decoder(latent, training=True)
-            fake = alpha * rgb + (1 - alpha) * distorted
-            return Side(name, distorted, real, eyes, side_outputs, alpha, rgb, fake)
+            fake = alpha * rgb + (1 - alpha) * sample.warped
+            sides.append(Side(name, *sample, side_outputs, alpha, rgb, fake))
+        return sides
 
-        return (
-            side("a", latents[0], batch.warped_a, batch.target_a, batch.eyes_a),
-            side("b", latents[1], batch.warped_b, batch.target_b, batch.eyes_b),
+    def _update_discriminators(
+        self, part: str, sides: list[Side], mix: Tensor
+    ) -> dict[str, Tensor]:
+        """Updates the sides' discriminators, where there are any."""
+        if not self.config.discriminators:
+            return {}
+
+        return minimize(
+            lambda: self._objective.discriminator_loss(sides, mix),
+            self.variables(part),
+            self.optimizers[part],
         )
 
-    def _discriminator_loss(
-        self, sides: tuple[Side, Side], mix: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum of the discriminators' losses, and its terms."""
-        logs = {}
-        for side in sides:
-            network = self.networks[f"discriminator_{side.name}"]
-            logs[f"discriminator_{side.name}"] = mixup_lsgan_discriminator_loss(
-                network,
-                side.real,
-                ops.stop_gradient(side.fake),
-                ops.stop_gradient(side.rgb),
-                side.distorted,
-                mix,
-            )
-        decay = sum(
-            sum(self.networks[f"discriminator_{side.name}"].losses) for side in sides
-        )
-        return sum(logs.values()) + decay, logs
-
-    def _generator_loss(
-        self, sides: tuple[Side, Side], mask_terms: MaskTerms
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum of the generators' losses, and its terms."""
-        weights, logs = self.weights, {}
-        for side in sides:
-            discriminator = self.networks[f"discriminator_{side.name}"]
-            terms = {
-                "adversarial": weights.adversarial
-                * mixup_lsgan_generator_loss(
-                    discriminator, side.fake, side.rgb, side.distorted
-                ),
-                "reconstruction": weights.reconstruction
-                * reconstruction_loss(side.real, side.rgb, side.side_outputs),
-                "eyes": weights.eyes * eyes_loss(side.real, side.rgb, side.eyes),
-                "edge": weights.edge * edge_loss(side.real, side.rgb),
-                "mask": mask_terms.sparsity * mask_sparsity_loss(side.alpha)
-                + mask_terms.hinge * mask_hinge_loss(side.alpha, mask_terms.margin)
-                + weights.total_variation * mask_total_variation_loss(side.alpha),
+    def _list_parts(self) -> dict[str, tuple[str, ...]]:
+        """Names of the networks that each optimizer updates."""
+        sides = self.config.sides
+        decoders = tuple(f"decoder_{side}" for side in sides)
+        if self.updates == "fused":
+            parts = {"generator": ("encoder", *decoders)}
+            discriminators = {"discriminator": [f"discriminator_{s}" for s in sides]}
+        else:
+            parts = {f"generator_{s}": ("encoder", f"decoder_{s}") for s in sides}
+            discriminators = {
+                f"discriminator_{s}": [f"discriminator_{s}"] for s in sides
             }
-            logs |= {f"{term}_{side.name}": value for term, value in terms.items()}
-        loss = sum(logs.values())
-        decay = sum(
-            sum(self.networks[name].losses)
-            for name in ("encoder", "decoder_a", "encoder", "decoder_b")
-        )
-        return loss + decay, logs
+        if self.config.discriminators:
+            parts |= discriminators
+        return parts
+
+    def _decoder_state(self, side: str) -> list[keras.Variable]:
+        """A decoder's variables and their moments in the optimizer."""
+        decoder = self.networks[f"decoder_{side}"]
+        part = "generator" if self.updates == "fused" else f"generator_{side}"
+        optimizer, trained = self.optimizers[part], self.variables(part)
+        moments = []
+        for variable in decoder.trainable_variables:
+            index = next(i for i, v in enumerate(trained) if v is variable)
+            moments += [optimizer._momentums[index], optimizer._velocities[index]]
+        return decoder.variables + moments
+
+    def _all_variables(self) -> list[keras.Variable]:
+        """Everything that a step reads or writes."""
+        owners = [*self.networks.values(), *self.optimizers.values()]
+        if self.vggface:
+            owners.append(self.vggface)
+        return [variable for owner in owners for variable in owner.variables]
+
+
+@contextmanager
+def computing_in(precision: str) -> Iterator[None]:
+    """Builds networks that compute in a precision; their weights are float32.
+
+    Args:
+        precision: "float32" or "bfloat16".
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ValueError: the precision is neither.
+    """
+    policies = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+    _check("precision", precision, policies)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policies[precision])
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 @contextmanager
@@ -288,24 +302,8 @@ def _initialisers_seeded(seed: int) -> Iterator[None]:
         random.setstate(state)
 
 
-def _minimize(
-    loss_function: Callable[[], tuple[Tensor, dict[str, Tensor]]],
-    variables: list[keras.Variable],
-    optimizer: keras.Optimizer,
-) -> dict[str, Tensor]:
-    """Applies one gradient step to the variables; may be nested. The terms' values."""
-    import tensorflow as tf
-
-    values = [variable.value for variable in variables]
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(values)
-        loss, logs = loss_function()
-    optimizer.apply(tape.gradient(loss, values), variables)
-    return logs
-
-
-def _compile(function: Callable) -> Callable:
-    """Compiles a step of training; shapes are fixed by its first call."""
-    import tensorflow as tf
-
-    return tf.function(function, autograph=False)
+def _check(name: str, value: str, accepted: Iterable[str]) -> None:
+    """Refuses an unknown option."""
+    if value not in accepted:
+        choices = " or ".join(map(repr, accepted))
+        raise ValueError(f"{name} must be {choices}, got {value!r}")

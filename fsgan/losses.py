@@ -14,6 +14,8 @@ from numbers import Real
 import numpy as np
 from keras import KerasTensor, ops
 
+from fsgan.layers import normalize_sample
+
 
 @dataclass(frozen=True)
 class LossWeights:
@@ -24,6 +26,9 @@ class LossWeights:
         reconstruction: Of `reconstruction_loss`.
         eyes: Of `eyes_loss`.
         edge: Of `edge_loss`.
+        perceptual: Of `perceptual_loss`, in force in the later phases of training and
+            where there are weights for it.
+        cyclic: Of `cyclic_loss`; 10 in the original, where it is switched on.
         sparsity: Of `mask_sparsity_loss`, in force while the hinge is off.
         hinge: Of `mask_hinge_loss`.
         total_variation: Of `mask_total_variation_loss`.
@@ -36,6 +41,8 @@ class LossWeights:
     reconstruction: float = 1.0
     eyes: float = 30.0
     edge: float = 0.1
+    perceptual: float = 1.0
+    cyclic: float = 0.0
     sparsity: float = 0.01
     hinge: float = 0.1
     total_variation: float = 0.1
@@ -112,6 +119,63 @@ def edge_loss(real: KerasTensor, fake: KerasTensor) -> KerasTensor:
     """
     pairs = zip(gradients(fake), gradients(real), strict=True)
     return sum(ops.mean(ops.abs(painted - target)) for painted, target in pairs)
+
+
+def perceptual_loss(
+    real_features: Sequence[KerasTensor],
+    fake_features: Sequence[KerasTensor],
+    weights: Sequence[float] = (0.01, 0.1, 0.3, 0.1),
+) -> KerasTensor:
+    """Measures how far a face recogniser's features are: Σ w mean (N(F) - N(F'))².
+
+    N is `normalize_sample`: what counts is the pattern of a feature map, not its level.
+
+    Args:
+        real_features: Feature maps of the target face, each (batch, height, width,
+            channels), deepest first, as of `fsgan.vggface.build_vggface`.
+        fake_features: Those of the generated face. The original shows the recogniser
+            μ·fake_rgb + (1-μ)·fake, one μ for the batch drawn from Beta(0.2, 0.2).
+        weights: Weight w of each map.
+
+    Returns:
+        Scalar, float32 whatever the features are.
+
+    Source: faceswap-GAN v2.2; Johnson et al. 2016, "Perceptual Losses for Real-Time
+    Style Transfer and Super-Resolution", eq. 2.
+    """
+    loss = 0.0
+    for real, fake, weight in zip(real_features, fake_features, weights, strict=True):
+        real = normalize_sample(ops.cast(real, "float32"))
+        fake = normalize_sample(ops.cast(fake, "float32"))
+        loss = loss + weight * ops.mean(ops.square(fake - real))
+    return loss
+
+
+def cyclic_loss(
+    real: KerasTensor,
+    cycled_rgb: KerasTensor,
+    alpha: KerasTensor,
+    cycled_alpha: KerasTensor,
+) -> KerasTensor:
+    """Measures what is lost on the way to the other face and back.
+
+    mean |cycled_rgb - real| + 0.1 mean |alpha - cycled_alpha|
+
+    Args:
+        real: Target face of one side.
+        cycled_rgb: What this side's generator paints of the other side's `fake_rgb` of
+            `real`.
+        alpha: Mask of the way there, of the other side's generator for `real`.
+        cycled_alpha: Mask of the way back, that comes with `cycled_rgb`.
+
+    Returns:
+        Scalar.
+
+    Source: Zhu et al. 2017, "Unpaired Image-to-Image Translation using Cycle-Consistent
+    Adversarial Networks", eq. 2; the masks as in faceswap-GAN v2.2.
+    """
+    masks = ops.mean(ops.abs(alpha - cycled_alpha))
+    return ops.mean(ops.abs(cycled_rgb - real)) + 0.1 * masks
 
 
 def mask_sparsity_loss(alpha: KerasTensor) -> KerasTensor:
@@ -194,6 +258,7 @@ def mixup_lsgan_discriminator_loss(
 
 def mixup_lsgan_generator_loss(
     discriminate: Callable[[KerasTensor], KerasTensor],
+    real: KerasTensor,
     fake: KerasTensor,
     fake_rgb: KerasTensor,
     distorted: KerasTensor,
@@ -205,6 +270,7 @@ def mixup_lsgan_generator_loss(
     Args:
         discriminate: D, from (batch, height, width, 6), image then distorted, to scores
             of any shape.
+        real: Not looked at; adversarial losses are called alike.
         fake: Face as shown.
         fake_rgb: Face as painted.
         distorted: Warped input.
@@ -219,6 +285,95 @@ def mixup_lsgan_generator_loss(
         score = discriminate(ops.concatenate([image, distorted], axis=-1))
         loss = loss + ops.mean(ops.square(score - 1))
     return loss
+
+
+def relativistic_avg_lsgan_discriminator_loss(
+    discriminate: Callable[[KerasTensor], KerasTensor],
+    real: KerasTensor,
+    fake: KerasTensor,
+    fake_rgb: KerasTensor,
+    distorted: KerasTensor,
+    mix: float | KerasTensor | None = None,
+) -> KerasTensor:
+    """Asks the discriminator to score real 1 above the average fake, fake 1 below real.
+
+    ½ Σ over f in (fake, fake_rgb) of
+    mean (D(real) - E D(f) - 1)² + mean (D(f) - E D(real) + 1)²
+
+    E is the mean over the batch, each position of the scores for itself. This is the
+    published loss, averaged over the two fakes. faceswap-GAN v2.2 mixed it: `fake` had
+    the plain terms mean (D(real) - 1)² + mean D(fake)², and the second term of
+    `fake_rgb` aimed at 0 instead of -1.
+
+    Args:
+        discriminate: D, from (batch, height, width, 6), image then distorted, to scores
+            of any shape.
+        real: Target face.
+        fake: Face as shown.
+        fake_rgb: Face as painted.
+        distorted: Warped input, the condition of all three.
+        mix: Not looked at; adversarial losses are called alike.
+
+    Returns:
+        Scalar.
+
+    Source: Jolicoeur-Martineau 2018, "The relativistic discriminator: a key element
+    missing from standard GAN", RaLSGAN in the appendix.
+    """
+    images = (real, fake, fake_rgb)
+    return _relativistic(discriminate, images, distorted, margin=1)
+
+
+def relativistic_avg_lsgan_generator_loss(
+    discriminate: Callable[[KerasTensor], KerasTensor],
+    real: KerasTensor,
+    fake: KerasTensor,
+    fake_rgb: KerasTensor,
+    distorted: KerasTensor,
+) -> KerasTensor:
+    """Asks the generator for fakes that score 1 above the average real face.
+
+    ½ Σ over f in (fake, fake_rgb) of
+    mean (D(real) - E D(f) + 1)² + mean (D(f) - E D(real) - 1)²
+
+    E is the mean over the batch, each position of the scores for itself. This is the
+    published loss, averaged over the two fakes. faceswap-GAN v2.2 mixed it: `fake` had
+    the plain term mean (D(fake) - 1)², not halved, and the first term of `fake_rgb`
+    aimed at 0 instead of -1.
+
+    Args:
+        discriminate: D, from (batch, height, width, 6), image then distorted, to scores
+            of any shape.
+        real: Target face.
+        fake: Face as shown.
+        fake_rgb: Face as painted.
+        distorted: Warped input, the condition of all three.
+
+    Returns:
+        Scalar.
+
+    Source: Jolicoeur-Martineau 2018, "The relativistic discriminator: a key element
+    missing from standard GAN", RaLSGAN in the appendix.
+    """
+    images = (real, fake, fake_rgb)
+    return _relativistic(discriminate, images, distorted, margin=-1)
+
+
+def _relativistic(
+    discriminate: Callable[[KerasTensor], KerasTensor],
+    images: tuple[KerasTensor, KerasTensor, KerasTensor],
+    distorted: KerasTensor,
+    margin: float,
+) -> KerasTensor:
+    """Asks for real scores `margin` above fake ones, averaged over both fakes."""
+    real, *fakes = (
+        discriminate(ops.concatenate([image, distorted], axis=-1)) for image in images
+    )
+    loss = 0.0
+    for fake in fakes:
+        loss = loss + ops.mean(ops.square(real - ops.mean(fake, axis=0) - margin))
+        loss = loss + ops.mean(ops.square(fake - ops.mean(real, axis=0) + margin))
+    return loss / 2
 
 
 def gradients(images: KerasTensor) -> tuple[KerasTensor, KerasTensor]:

@@ -36,6 +36,11 @@ class ModelConfig:
             "layernorm" (each channel of a sample: the field's instance norm),
             "groupnorm" (16 groups), "batchnorm" or "none".
         attention: Whether self-attention layers are in.
+        mask: Whether the decoders paint alpha; without it alpha is 1 everywhere.
+        discriminators: Whether there are discriminators, and an adversarial loss.
+        people: 2, or 1 for one person's autoencoder.
+        latent: Width of the bottleneck, 1 or more; None takes 1024, at "lite" above 64
+            pixels 2048.
 
     Raises:
         ValueError: A value is not one of these.
@@ -45,13 +50,26 @@ class ModelConfig:
     capacity: str = "standard"
     norm: str = "instancenorm"
     attention: bool = True
+    mask: bool = True
+    discriminators: bool = True
+    people: int = 2
+    latent: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuses what no network can be built from."""
+        """Refuses what no network can be built from, fills in the latent's width."""
         _check("resolution", self.resolution, (64, 128, 256))
         _check("capacity", self.capacity, tuple(DIVISORS))
         _check("norm", self.norm, tuple(NORMS))
-        _check("attention", self.attention, (True, False))
+        for field in ("attention", "mask", "discriminators"):
+            _check(field, getattr(self, field), (True, False))
+        _check("people", self.people, (1, 2))
+        if self.latent is None:
+            wide = self.capacity == "lite" and self.resolution > 64
+            object.__setattr__(self, "latent", 2048 if wide else 1024)
+        if not (type(self.latent) is int and self.latent >= 1):
+            raise ValueError(
+                f"latent must be a whole number >= 1 or None, got {self.latent!r}"
+            )
 
     @property
     def divisor(self) -> int:
@@ -59,9 +77,9 @@ class ModelConfig:
         return DIVISORS[self.capacity]
 
     @property
-    def latent(self) -> int:
-        """Width of the bottleneck."""
-        return 2048 if self.capacity == "lite" and self.resolution > 64 else 1024
+    def sides(self) -> tuple[str, ...]:
+        """Names of the persons, "a" and "b", as many as there are."""
+        return ("a", "b")[: self.people]
 
 
 def build_encoder(config: ModelConfig) -> keras.Model:
@@ -117,8 +135,10 @@ def build_decoder(config: ModelConfig) -> keras.Model:
         side_outputs.append(head(x, 3, "tanh", f"side_output_{x.shape[1]}"))
         x = upscale(x, 64 // c, config)  # (b, R, R, 64/c) in the end
         x = conv_block(x, 64 // c, strides=1)
-    alpha = head(x, 1, "sigmoid", "alpha")  # (b, R, R, 1)
+    alpha = head(x, 1, "sigmoid", "alpha") if config.mask else None  # (b, R, R, 1)
     rgb = head(x, 3, "tanh", "rgb")  # (b, R, R, 3)
+    if alpha is None:
+        alpha = ops.ones_like(rgb[..., :1])
     return keras.Model(latent, [alpha, rgb, *side_outputs], name="decoder")
 
 

@@ -1,11 +1,10 @@
 """Stage: from face crops of two people to a trained model."""
 
-import csv
 import logging
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +16,31 @@ from fsgan.checkpoint import (
     load_checkpoint,
     read_settings,
     save_checkpoint,
+    transfer_weights,
 )
-from fsgan.dataset import FaceSet, batches, center_crop_batch, load_faces
-from fsgan.gan import FaceSwapGAN, MaskTerms
+from fsgan.dataset import batches, load_faces, split_faces
+from fsgan.gan import FaceSwapGAN, computing_in
+from fsgan.hardware import explained_out_of_memory, fastest_precision
 from fsgan.images import write_image
 from fsgan.losses import LossWeights
 from fsgan.models import ModelConfig
+from fsgan.objective import PhaseTerms
+from fsgan.preview import draw_preview, make_timelapse, reconstruction_error
 from fsgan.provenance import image_xmp
+from fsgan.training_log import TrainingLog
+from fsgan.vggface import perceptual_features
 
 log = logging.getLogger(__name__)
 
-LOSSES = "losses.csv"
-_LOG_EVERY = 10
+# What may differ when a training goes on; the rest would make it another one.
+_MAY_CHANGE = (
+    "iterations",
+    "learning_rate",
+    "precision",
+    "preview_every",
+    "backup_every",
+    "keep",
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,12 @@ class TrainSettings:
     iterations: int = 40_000  # updates in all, a resumed training counts on
     batch_size: int = 8  # faces of A, and as many of B, in each update
     learning_rate: float = 1e-4  # of the generator; the discriminators' is twice that
+    adversarial_loss: str = "mixup_lsgan"  # or "relativistic_avg_lsgan"
+    perceptual: str = "auto"  # with VGGFace if it is there; or "required", "off"
+    swap_decoders: bool = True  # at 80 % of the iterations, as the original does
+    updates: str = "fused"  # all at once; or "separate", as the original does
+    precision: str = "auto"  # the faster one here; or "float32", "bfloat16"
+    validation: float = 0.05  # share of the faces held out to measure the progress
     preview_every: int = 300  # iterations between previews, each with a checkpoint
     backup_every: int = 5_000  # iterations between checkpoints kept for good
     keep: int = 2  # newest checkpoints kept
@@ -62,6 +80,19 @@ class TrainSettings:
                 )
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"validation must be in [0, 1), got {self.validation}")
+        for name, choices in (
+            ("adversarial_loss", ("mixup_lsgan", "relativistic_avg_lsgan")),
+            ("perceptual", ("auto", "required", "off")),
+            ("updates", ("fused", "separate")),
+            ("precision", ("auto", "float32", "bfloat16")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(choices)}, "
+                    f"got {getattr(self, name)!r}"
+                )
 
 
 @dataclass(frozen=True)
@@ -69,18 +100,21 @@ class Phase:
     """What holds from a share of the training on, until the next phase."""
 
     start: float  # share of all iterations, [0, 1)
+    perceptual: bool  # whether the perceptual loss is on
     hinge_margin: float | None  # alpha the mask is pushed above; None: towards 0
-    learning_rate_factor: float = 1.0
+    learning_rate_factor: float
+    decoders_swapped: bool = False  # entered by exchanging the decoders of A and B
 
 
 PHASES = (
-    Phase(0, None),
-    Phase(3 / 10, 0.5),
-    Phase(2 / 5, 0.2),
-    Phase(1 / 2, 0.4),
-    Phase(2 / 3, None, 0.3),
-    Phase(8 / 10, 0.1, 0.3),
-    Phase(9 / 10, None, 0.1),
+    Phase(0, False, None, 1.0),
+    Phase(1 / 5, True, None, 1.0),
+    Phase(3 / 10, True, 0.5, 1.0),
+    Phase(2 / 5, True, 0.2, 1.0),
+    Phase(1 / 2, True, 0.4, 1.0),
+    Phase(2 / 3, True, None, 0.3),
+    Phase(8 / 10, True, 0.1, 0.3, True),
+    Phase(9 / 10, True, None, 0.1, True),
 )
 """The schedule of faceswap-GAN v2.2 (2018)."""
 
@@ -100,31 +134,40 @@ def phase_at(iteration: int, iterations: int) -> Phase:
 
 def train(
     faces_a: str | Path,
-    faces_b: str | Path,
+    faces_b: str | Path | None,
     model_dir: str | Path,
     *,
     masks_a: str | Path | None = None,
     masks_b: str | Path | None = None,
     model: ModelConfig | None = None,
     settings: TrainSettings | None = None,
+    resume: bool = True,
+    start_from: str | Path | None = None,
+    transfer: str = "all",
     on_preview: Callable[[int, np.ndarray], None] | None = None,
 ) -> Path:
     """Trains a model that turns A's face into B's and B's into A's.
 
-    The model folder gets `checkpoints/`, `previews/` and `losses.csv`. Where it already
-    holds a checkpoint, training goes on from there, with the batches it would have
-    seen. An interrupt (Ctrl-C, the notebook's stop button) saves a checkpoint and ends
-    training without an error.
+    The model folder gets `checkpoints/`, `previews/`, `timelapse.mp4`, `losses.csv`,
+    `validation.csv` and `tensorboard/`. Where it already holds a checkpoint, training
+    goes on from there, with the batches it would have seen. An interrupt (Ctrl-C, the
+    notebook's stop button) saves a checkpoint and ends training without an error.
 
     Args:
         faces_a: folder of A's crops, as of `fsgan.extract_faces`.
-        faces_b: folder of B's crops.
+        faces_b: folder of B's crops; None where the model knows one person only.
         model_dir: folder of the model, made when it is missing.
         masks_a: folder of A's eye masks, as of `fsgan.make_eye_masks`; None trains
             without the extra weight on the eyes.
         masks_b: folder of B's eye masks.
         model: the architecture; None takes that of the checkpoint, or the default.
-        settings: how to train; None takes the defaults.
+        settings: how to train; None takes those of the checkpoint, or the defaults.
+            Those of a checkpoint may only be changed in `iterations`, `learning_rate`,
+            `precision`, `preview_every`, `backup_every` and `keep`.
+        resume: whether to go on where the model folder holds a checkpoint; if not, such
+            a folder is refused.
+        start_from: model folder of another training, whose weights to start with.
+        transfer: what to take from `start_from`: "encoder", or "all" networks.
         on_preview: called with the iteration and the preview, RGB uint8, whenever one
             is drawn: before the first update, then every `preview_every`.
 
@@ -132,74 +175,104 @@ def train(
         The last checkpoint's folder.
 
     Raises:
-        FileNotFoundError: a folder is missing.
+        FileNotFoundError: a folder is missing, or `perceptual="required"` and the
+            weights of VGGFace are missing.
         ValueError: a folder is empty, masks do not match the faces, or the model folder
-            holds another architecture.
+            holds a training with other settings.
         OSError: `model_dir` cannot be written.
-        FloatingPointError: a loss is no longer a number; the last checkpoint is good.
+        FloatingPointError: a loss is no longer a number, or exploded; the last
+            checkpoint is good.
+        MemoryError: batch and networks do not fit.
     """
-    settings = settings or TrainSettings()
     model_dir = Path(model_dir)
     checkpoint = latest_checkpoint(model_dir)
-    if model is None:
-        saved = read_settings(checkpoint)["model"] if checkpoint else {}
-        model = ModelConfig(**saved)
+    if checkpoint and not resume:
+        raise ValueError(
+            f"{model_dir} already holds a training: use another model folder, or go on "
+            "with resume=True"
+        )
+    if checkpoint:
+        model, settings = _settings_to_go_on(checkpoint, model, settings)
+    model, settings = model or ModelConfig(), settings or TrainSettings()
+    if (faces_b is None) != (model.people == 1):
+        raise ValueError(
+            f"the model knows {model.people} person(s): faces_b must be "
+            + ("None" if model.people == 1 else "a folder of faces")
+        )
     coverage = settings.augmentation.coverage
-    a = load_faces(faces_a, masks_a, model.resolution, coverage)
-    b = load_faces(faces_b, masks_b, model.resolution, coverage)
-    gan = FaceSwapGAN(model, settings.losses, settings.learning_rate, settings.seed)
+    folders = [(faces_a, masks_a), (faces_b, masks_b)][: model.people]
+    trained, held_out = zip(
+        *(
+            split_faces(
+                load_faces(faces, masks, model.resolution, coverage),
+                settings.validation,
+            )
+            for faces, masks in folders
+        ),
+        strict=True,
+    )
+    gan = _build(model, settings)
     if checkpoint:
         load_checkpoint(checkpoint, gan)
         log.info("going on at iteration %d of %s", gan.iteration, checkpoint)
-    record = {
-        "training": asdict(settings),
-        "coverage": coverage,
-        "versions": {name: version(name) for name in ("fsgan", "keras", "numpy")},
-    }
+    elif start_from is not None:
+        transfer_weights(start_from, gan, transfer)
 
     def save() -> Path:
+        record = {
+            "training": asdict(settings),
+            "phase": asdict(phase_at(gan.iteration, settings.iterations)),
+            "coverage": coverage,
+            "versions": {name: version(name) for name in ("fsgan", "keras", "numpy")},
+        }
         return save_checkpoint(
             model_dir, gan, record, settings.keep, settings.backup_every
         )
 
-    def preview() -> None:
-        picture = draw_preview(gan, a, b, coverage)
+    def look() -> None:
+        errors = {
+            f"reconstruction_{side}": reconstruction_error(gan, faces, side, coverage)
+            for side, faces in zip(model.sides, held_out, strict=True)
+            if len(faces)
+        }
+        picture = draw_preview(gan, trained, coverage)
+        training_log.add_validation(gan.iteration, errors, picture)
         path = model_dir / "previews" / f"{gan.iteration:07d}.png"
         write_image(path, picture, xmp=image_xmp())
         if on_preview:
             on_preview(gan.iteration, picture)
 
-    if gan.iteration == 0:
-        preview()
-    loss_log = _LossLog(model_dir / LOSSES, gan.iteration)
     try:
         with (
+            TrainingLog(model_dir, gan.iteration) as training_log,
             batches(
-                a,
-                b,
+                trained,
                 batch_size=settings.batch_size,
                 resolution=model.resolution,
                 settings=settings.augmentation,
                 seed=settings.seed,
-                first_iteration=gan.iteration,
+                first_iteration=gan.iteration * gan.batches_per_step,
             ) as stream,
             tqdm(
                 total=settings.iterations, initial=gan.iteration, desc="train"
             ) as progress,
+            explained_out_of_memory(settings.batch_size, model.resolution),
         ):
+            if gan.iteration == 0:
+                look()
             while gan.iteration < settings.iterations:
-                phase = phase_at(gan.iteration, settings.iterations)
-                gan.set_learning_rate(phase.learning_rate_factor)
-                mask_terms = MaskTerms.of(settings.losses, phase.hinge_margin)
-                losses = gan.train_on_batch(next(stream), mask_terms)
+                terms = _enter_phase(gan, settings)
+                chosen = islice(stream, gan.batches_per_step)
+                losses = gan.train_on_batch(terms, *chosen)
                 progress.update()
-                if means := loss_log.add(gan.iteration, losses):
+                if means := training_log.add(gan.iteration, losses):
                     progress.set_postfix(_summary(means))
                 if gan.iteration % settings.preview_every == 0:
-                    save()
-                    preview()
-        if gan.iteration % settings.preview_every:
-            preview()
+                    if training_log.healthy:
+                        save()
+                    look()
+            if gan.iteration % settings.preview_every:
+                look()
     except KeyboardInterrupt:
         folder = save()
         log.warning(
@@ -209,97 +282,86 @@ def train(
             folder,
         )
         return folder
-    return save()
+    folder = save()
+    make_timelapse(model_dir)
+    return folder
 
 
-def draw_preview(
-    gan: FaceSwapGAN, faces_a: FaceSet, faces_b: FaceSet, coverage: float
-) -> np.ndarray:
-    """Draws what the model makes of some faces of both persons.
-
-    Args:
-        gan: the model.
-        faces_a: A's faces.
-        faces_b: B's faces.
-        coverage: share of the crop that the networks see.
-
-    Returns:
-        RGB uint8; six columns of faces for A, then six for B, in rows: face; swapped
-        face; its mask (white: generated); swapped face before the mask; face
-        reconstructed by its own decoder.
-    """
-    halves = []
-    for faces, own, other in ((faces_a, "a", "b"), (faces_b, "b", "a")):
-        chosen = np.linspace(0, len(faces.images) - 1, 6).astype(int)
-        x = center_crop_batch(faces.images[chosen], gan.config.resolution, coverage)
-        alpha, swapped = gan.generate(x, other)
-        _, reconstructed = gan.generate(x, own)
-        masks = np.repeat(2 * alpha - 1, 3, axis=-1)
-        composite = alpha * swapped + (1 - alpha) * x
-        rows = (x, composite, masks, swapped, reconstructed)
-        halves.append(np.vstack([np.hstack(list(row)) for row in rows]))
-    picture = np.hstack(halves)
-    return np.round((picture + 1) * 127.5).clip(0, 255).astype(np.uint8)
-
-
-def read_losses(model_dir: str | Path) -> dict[str, np.ndarray]:
-    """Reads the losses of a training.
-
-    Args:
-        model_dir: folder given to `train`.
-
-    Returns:
-        Column name -> float64 (n,): "iteration" and, each the mean of ten iterations
-        and weighted as it enters the sum, "discriminator", "adversarial",
-        "reconstruction", "eyes", "edge", "mask", with "_a" and "_b".
-    """
-    with open(Path(model_dir) / LOSSES, newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
-    columns = np.array(rows, float).reshape(-1, len(header)).T
-    return dict(zip(header, columns, strict=True))
-
-
-class _LossLog:
-    """Means of the losses, a line of a CSV file every ten iterations."""
-
-    def __init__(self, path: Path, iteration: int) -> None:
-        """Goes on after `iteration`; what a lost stretch wrote is dropped."""
-        self._path = path
-        self._sums: dict[str, float] = defaultdict(float)
-        self._count = 0
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = [line for line in lines[1:] if int(line.split(",")[0]) <= iteration]
-        self._header = bool(lines) and iteration > 0
-        path.write_text(
-            "".join(f"{line}\n" for line in lines[:1] + kept) if self._header else "",
-            encoding="utf-8",
+def _settings_to_go_on(
+    checkpoint: Path, model: ModelConfig | None, settings: TrainSettings | None
+) -> tuple[ModelConfig, TrainSettings]:
+    """The checkpoint's settings, with changes where they are allowed."""
+    saved = read_settings(checkpoint)
+    saved_model = ModelConfig(**saved["model"])
+    if "training" in saved:
+        saved_settings = TrainSettings(
+            **saved["training"]
+            | {
+                "augmentation": AugmentationSettings(
+                    **saved["training"]["augmentation"]
+                ),
+                "losses": LossWeights(**saved["training"]["losses"]),
+            }
         )
+    else:  # weights trained elsewhere
+        framing = AugmentationSettings(coverage=saved["coverage"])
+        saved_settings = settings or TrainSettings(augmentation=framing)
+    model, settings = model or saved_model, settings or saved_settings
+    free = {name: getattr(settings, name) for name in _MAY_CHANGE}
+    differences = [
+        f"{each.name} was {getattr(was, each.name)!r}, is {getattr(now, each.name)!r}"
+        for was, now in (
+            (saved_model, model),
+            (replace(saved_settings, **free), settings),
+        )
+        for each in fields(was)
+        if getattr(was, each.name) != getattr(now, each.name)
+    ]
+    if differences:
+        raise ValueError(
+            f"{checkpoint.parents[1]} holds a training with other settings "
+            f"({'; '.join(differences)}): use the old ones, or another model folder"
+        )
+    return model, settings
 
-    def add(self, iteration: int, losses: dict[str, float]) -> dict[str, float] | None:
-        """Takes in one iteration; the means when a line was written."""
-        for name, value in losses.items():
-            if not np.isfinite(value):
-                raise FloatingPointError(
-                    f"the loss {name} is {value} at iteration {iteration}: train on "
-                    "from the last checkpoint with a smaller learning_rate"
-                )
-            self._sums[name] += value
-        self._count += 1
-        if iteration % _LOG_EVERY:
-            return None
-        means = {name: value / self._count for name, value in self._sums.items()}
-        with open(self._path, "a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if not self._header:
-                writer.writerow(["iteration", *means])
-                self._header = True
-            writer.writerow([iteration, *(f"{v:.6g}" for v in means.values())])
-        self._sums.clear()
-        self._count = 0
-        return means
+
+def _build(model: ModelConfig, settings: TrainSettings) -> FaceSwapGAN:
+    """The model before the first update."""
+    precision = settings.precision
+    if precision == "auto":
+        precision = fastest_precision()
+    vggface = None
+    if settings.losses.perceptual:
+        with computing_in(precision):
+            vggface = perceptual_features(settings.perceptual)
+    return FaceSwapGAN(
+        model,
+        settings.losses,
+        settings.learning_rate,
+        settings.seed,
+        adversarial_loss=settings.adversarial_loss,
+        updates=settings.updates,
+        precision=precision,
+        vggface=vggface,
+    )
+
+
+def _enter_phase(gan: FaceSwapGAN, settings: TrainSettings) -> PhaseTerms:
+    """Puts the phase of the next iteration in force."""
+    phase = phase_at(gan.iteration, settings.iterations)
+    gan.set_learning_rate(phase.learning_rate_factor)
+    if settings.swap_decoders and gan.config.people == 2:
+        if phase.decoders_swapped and not gan.decoders_swapped:
+            log.info("iteration %d: the decoders are swapped", gan.iteration)
+            gan.swap_decoders()
+        gan.decoders_swapped = phase.decoders_swapped
+    return PhaseTerms.of(settings.losses, phase.hinge_margin, phase.perceptual)
 
 
 def _summary(losses: dict[str, float]) -> dict[str, str]:
     """The losses worth watching beside the progress bar."""
-    shown = ("reconstruction_a", "reconstruction_b")
-    return {name: f"{losses[name]:.3f}" for name in shown}
+    return {
+        name: f"{value:.3f}"
+        for name, value in losses.items()
+        if name.startswith("reconstruction")
+    }

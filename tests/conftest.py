@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ["FSGAN_OFFLINE"] = "1"  # no test waits for a download
 
 import numpy as np
 import pytest

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
+from skimage.transform import SimilarityTransform
 
 from fsgan.augmentation import (
     AugmentationSettings,
@@ -137,6 +138,18 @@ def test_one_interpolation_gives_what_the_original_got_from_two(
     ):
         error = np.abs(ours[::2, ::2] - golden[f"{name}_{key}"].astype(np.float32))
         assert error.mean() < limit, key
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_target_matrix_is_the_similarity_of_umeyama(seed):
+    rng = np.random.default_rng(seed)
+    turned = SimilarityTransform(rotation=rng.uniform(-3, 3), scale=rng.uniform(0.5, 2))
+    nodes = warp_grid(90, rng.normal(scale=20, size=(5, 5, 2)))
+    grid = turned(nodes.reshape(-1, 2)).reshape(5, 5, 2)
+    line = np.linspace(0, 64, 5)
+    regular = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
+    expected = SimilarityTransform.from_estimate(grid.reshape(-1, 2), regular)
+    np.testing.assert_allclose(target_matrix(grid, 64), expected.params, atol=1e-9)
 
 
 def test_affine_matrix_on_paper():

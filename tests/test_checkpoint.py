@@ -2,7 +2,7 @@ import shutil
 
 import numpy as np
 import pytest
-from test_gan import CONFIG, WEIGHTS, all_values, make_batch
+from test_gan import CONFIG, SPARSE, WEIGHTS, all_values, make_batch
 
 from fsgan.checkpoint import (
     latest_checkpoint,
@@ -11,17 +11,15 @@ from fsgan.checkpoint import (
     read_settings,
     save_checkpoint,
 )
-from fsgan.gan import FaceSwapGAN, MaskTerms
+from fsgan.gan import FaceSwapGAN
 from fsgan.models import ModelConfig
-
-TERMS = MaskTerms.of(WEIGHTS, None)
 
 
 @pytest.fixture(scope="module")
 def gan():
     gan = FaceSwapGAN(CONFIG, WEIGHTS)
     for seed in range(2):
-        gan.train_on_batch(make_batch(seed), TERMS)
+        gan.train_on_batch(SPARSE, make_batch(seed))
     return gan
 
 
@@ -50,13 +48,13 @@ def test_going_on_equals_not_having_stopped(saved):
     for seed in (3, 4):
         gan = FaceSwapGAN(CONFIG, WEIGHTS, seed=seed)
         load_checkpoint(saved, gan)
-        runs.append([gan.train_on_batch(make_batch(s), TERMS) for s in range(2)])
+        runs.append([gan.train_on_batch(SPARSE, make_batch(s)) for s in range(2)])
     for one, two in zip(*runs, strict=True):
         assert one == pytest.approx(two, rel=1e-4)
 
 
 def test_the_generator_is_the_encoder_and_one_decoder(gan, saved):
-    faces = make_batch(7).warped_a
+    faces = make_batch(7).sides[0].warped
     for person in "ab":
         found = load_generator(saved, person).predict_on_batch(faces)
         for one, two in zip(found, gan.generate(faces, person), strict=True):

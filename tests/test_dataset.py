@@ -1,4 +1,12 @@
+import dataclasses
+import itertools
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -7,7 +15,14 @@ import skimage.data
 
 from fsgan import dataset
 from fsgan.augmentation import AugmentationSettings
-from fsgan.dataset import FaceSet, batches, center_crop_batch, load_faces, make_batch
+from fsgan.dataset import (
+    FaceSet,
+    batches,
+    center_crop_batch,
+    load_faces,
+    make_batch,
+    split_faces,
+)
 from fsgan.images import write_image
 
 SETTINGS = AugmentationSettings()
@@ -39,13 +54,29 @@ def folders(tmp_path, face):
     return faces, masks
 
 
+def arrays(batch):
+    return [*itertools.chain.from_iterable(batch.sides), *batch[1:]]
+
+
 def assert_equal(first, second):
-    for one, other in zip(first, second, strict=True):
+    for one, other in zip(arrays(first), arrays(second), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def alive_threads(before):
     return [thread for thread in threading.enumerate() if thread not in before]
+
+
+def plain_side(*values):
+    """Faces of one colour each."""
+    images = np.empty((len(values), 100, 100, 3), np.uint8)
+    images[:] = np.reshape(values, (-1, 1, 1, 1))
+    return FaceSet(images, images[..., 0], [str(value) for value in values])
+
+
+def broken(side):
+    """A side that has lost its eye masks, but for the first."""
+    return dataclasses.replace(side, eyes=side.eyes[:1])
 
 
 def test_faces_come_in_natural_order_shrunk_to_what_the_network_needs(folders, face):
@@ -62,6 +93,17 @@ def test_faces_come_in_natural_order_shrunk_to_what_the_network_needs(folders, f
     assert faces.eyes.shape == (3, 100, 100)
     assert faces.eyes[0, 43, 50] == 255
     assert faces.eyes[0, 60, 50] == 0
+
+
+def test_reading_needs_little_more_than_twice_the_memory_of_the_faces(tmp_path, face):
+    for index in range(40):
+        write_image(tmp_path / "faces" / f"{index}.png", face)
+        write_image(tmp_path / "masks" / f"{index}.png", face)
+    tracemalloc.start()
+    faces = load_faces(tmp_path / "faces", tmp_path / "masks", 256, 0.8)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2.3 * (faces.images.nbytes + faces.eyes.nbytes)
 
 
 @pytest.mark.parametrize(
@@ -114,34 +156,99 @@ def test_resolution_that_no_network_has_is_refused(folders):
         load_faces(*folders, 100, 0.8)
 
 
+def numbered(count):
+    return plain_side(*range(count))
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "held_out"),
+    [
+        (19, 0.5, 0),
+        (20, 0, 0),
+        (20, 0.01, 1),
+        (20, 0.5, 10),
+        (20, 0.99, 19),
+        (39, 0.1, 3),
+        (200, 0.05, 10),
+        (255, 0.9, 64),
+    ],
+)
+def test_held_out_faces_are_as_many_as_stated(count, share, held_out):
+    trained, held = split_faces(numbered(count), share)
+    assert len(held) == held_out
+    assert len(trained) == count - held_out
+
+
+@pytest.mark.parametrize("count", [20, 21, 22, 23, 50, 131])
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.97])
+def test_every_face_is_either_trained_on_or_held_out(count, share):
+    trained, held = split_faces(numbered(count), share)
+    for part in (trained, held):
+        numbers = part.images[:, 0, 0, 0]
+        assert (np.diff(numbers) > 0).all()
+        assert part.names == [str(number) for number in numbers]
+        np.testing.assert_array_equal(part.eyes[:, 0, 0], numbers)
+    assert sorted(trained.names + held.names, key=int) == numbered(count).names
+
+
+def test_held_out_faces_are_the_middles_of_the_quarters():
+    _, held = split_faces(numbered(80), 0.1)
+    expected = [9, 10, 29, 30, 49, 50, 69, 70]
+    assert held.images[:, 0, 0, 0].tolist() == expected
+
+
+def test_held_out_faces_stay_together():
+    _, held = split_faces(numbered(250), 0.2)
+    steps = np.diff(held.images[:, 0, 0, 0].astype(int))
+    assert (steps > 1).sum() == 3
+
+
+def test_share_that_leaves_nothing_to_train_on_is_refused():
+    for share in (1, -0.1, float("nan")):
+        with pytest.raises(ValueError, match=f"share .* 0 to below 1, got {share}"):
+            split_faces(numbered(30), share)
+
+
 def test_batch_has_the_stated_shapes_types_and_ranges(sides):
-    batch = make_batch(*sides, 3, 5, 64, SETTINGS, seed=0)
-    for name in ("warped_a", "target_a", "warped_b", "target_b"):
-        images = getattr(batch, name)
-        assert images.shape == (5, 64, 64, 3)
-        assert images.dtype == np.float32
-        assert -1 <= images.min() < 0 < images.max() <= 1
-    for eyes in (batch.eyes_a, batch.eyes_b):
-        assert eyes.shape == (5, 64, 64, 1)
-        assert eyes.dtype == np.float32
+    batch = make_batch(sides, 3, 5, 64, SETTINGS, seed=0)
+    assert len(batch.sides) == 2
+    for side in batch.sides:
+        for images in (side.warped, side.target):
+            assert images.shape == (5, 64, 64, 3)
+            assert images.dtype == np.float32
+            assert -1 <= images.min() < 0 < images.max() <= 1
+        assert side.eyes.shape == (5, 64, 64, 1)
+        assert side.eyes.dtype == np.float32
     for mix in (batch.mix, batch.mix_perceptual):
         assert mix.shape == ()
         assert mix.dtype == np.float32
         assert 0 <= mix <= 1
 
 
+def test_batch_of_one_person_has_one_side_and_its_own_colors():
+    matched = AugmentationSettings(color_match=1)
+    batch = make_batch([plain_side(100, 200)], 0, 40, 64, matched, seed=0)
+    (side,) = batch.sides
+    assert side.warped.shape == (40, 64, 64, 3)
+    levels = (side.target[:, 32, 32, 0] + 1) * 127.5
+    assert levels.min() > 99
+    assert levels.max() < 201
+    between = (levels > 105) & (levels < 195)
+    assert 0.25 < between.mean() < 0.75
+
+
 def test_same_seed_and_iteration_give_the_same_batch(sides):
-    first = make_batch(*sides, 7, 2, 64, SETTINGS, seed=1)
-    assert_equal(first, make_batch(*sides, 7, 2, 64, SETTINGS, seed=1))
+    first = make_batch(sides, 7, 2, 64, SETTINGS, seed=1)
+    assert_equal(first, make_batch(sides, 7, 2, 64, SETTINGS, seed=1))
     for iteration, seed in ((8, 1), (7, 2), (1, 7)):
-        other = make_batch(*sides, iteration, 2, 64, SETTINGS, seed)
-        assert np.abs(first.warped_a - other.warped_a).mean() > 0.05
+        other = make_batch(sides, iteration, 2, 64, SETTINGS, seed)
+        assert np.abs(first.sides[0].warped - other.sides[0].warped).mean() > 0.05
         assert first.mix != other.mix
 
 
 def test_mixes_are_beta_draws(sides):
     still = AugmentationSettings(color_match=0)
-    drawn = [make_batch(*sides, i, 1, 64, still, seed=0)[-2:] for i in range(400)]
+    drawn = [make_batch(sides, i, 1, 64, still, seed=0)[-2:] for i in range(400)]
     for mixes in np.transpose(drawn):
         assert mixes.mean() == pytest.approx(0.5, abs=0.06)
         assert mixes.var() == pytest.approx(0.25 / 1.4, abs=0.02)  # ab/((a+b)²(a+b+1))
@@ -149,46 +256,100 @@ def test_mixes_are_beta_draws(sides):
 
 
 def test_sides_do_not_mix_up_and_all_their_faces_are_drawn():
-    def side(values):
-        images = np.empty((len(values), 100, 100, 3), np.uint8)
-        images[:] = np.reshape(values, (-1, 1, 1, 1))
-        return FaceSet(images, images[..., 0], [str(value) for value in values])
-
     still = AugmentationSettings(color_match=0)
-    batch = make_batch(side([0, 51]), side([255]), 0, 30, 64, still, seed=0)
-    assert set(np.unique(batch.target_a.round(4))) == {-1, np.float32(-0.6)}
-    assert set(np.unique(batch.target_b)) == {1}
-    levels = (batch.target_a[..., :1] + 1) / 2
-    np.testing.assert_allclose(batch.eyes_a, levels, atol=1e-6)
+    both = plain_side(0, 51), plain_side(255)
+    a, b = make_batch(both, 0, 30, 64, still, seed=0).sides
+    assert set(np.unique(a.target.round(4))) == {-1, np.float32(-0.6)}
+    assert set(np.unique(b.target)) == {1}
+    levels = (a.target[..., :1] + 1) / 2
+    np.testing.assert_allclose(a.eyes, levels, atol=1e-6)
 
 
-def test_colors_come_from_both_sides():
-    def side(value):
-        images = np.full((1, 100, 100, 3), value, np.uint8)
-        return FaceSet(images, images[..., 0], ["face.png"])
+def test_colors_come_from_every_face_of_both_sides(monkeypatch):
+    lent = []
 
+    def watch(face, mask, partner, *rest):
+        lent.append(int(partner[0, 0, 0]))
+        return np.zeros(3)
+
+    monkeypatch.setattr(dataset, "sample", watch)
+    both = plain_side(10, 20), plain_side(30, 40)
+    make_batch(both, 0, 300, 64, SETTINGS, seed=0)
+    values, times = np.unique(lent, return_counts=True)
+    assert values.tolist() == [10, 20, 30, 40]
+    np.testing.assert_allclose(times / 600, 1 / 4, atol=0.06)
+
+
+def test_colors_reach_the_other_side():
     matched = AugmentationSettings(color_match=1)
-    batch = make_batch(side(100), side(200), 0, 40, 64, matched, seed=0)
-    levels = (batch.target_a[:, 32, 32, 0] + 1) * 127.5
+    both = plain_side(100), plain_side(200)
+    batch = make_batch(both, 0, 40, 64, matched, seed=0)
+    levels = (batch.sides[0].target[:, 32, 32, 0] + 1) * 127.5
     kept = np.isclose(levels, 100, atol=0.5).mean()
     assert 0.25 < kept < 0.75
     assert levels.max() > 150
 
 
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_number_of_threads_changes_nothing(sides, monkeypatch, threads):
+    monkeypatch.setattr(dataset, "THREADS", threads)
+    with batches(sides, 2, 64, SETTINGS, seed=3) as stream:
+        for iteration in range(9):
+            expected = make_batch(sides, iteration, 2, 64, SETTINGS, seed=3)
+            assert_equal(next(stream), expected)
+
+
 def test_stream_goes_on_with_the_batches_it_would_have_made(sides):
-    with batches(*sides, 2, 64, SETTINGS, seed=3) as stream:
-        whole = [next(stream) for _ in range(5)]
-    with batches(*sides, 2, 64, SETTINGS, seed=3, first_iteration=3) as stream:
-        assert_equal(whole[3], next(stream))
-        assert_equal(whole[4], next(stream))
-    assert_equal(whole[2], make_batch(*sides, 2, 2, 64, SETTINGS, seed=3))
+    with batches(sides, 2, 64, SETTINGS, seed=3) as stream:
+        whole = [next(stream) for _ in range(6)]
+    with batches(sides, 2, 64, SETTINGS, seed=3, first_iteration=3) as stream:
+        for batch in whole[3:]:
+            assert_equal(batch, next(stream))
+
+
+def test_order_is_kept_when_a_thread_is_slow(sides, monkeypatch):
+    def dawdle(faces, iteration, *rest):
+        time.sleep(0.02 * (iteration % 2))
+        return iteration
+
+    monkeypatch.setattr(dataset, "make_batch", dawdle)
+    with batches(sides, 1, 64, SETTINGS, seed=0) as stream:
+        assert list(itertools.islice(stream, 8)) == list(range(8))
+
+
+def test_batches_are_made_at_the_same_time(sides, monkeypatch):
+    together = threading.Barrier(2, timeout=10)
+
+    def meet(faces, iteration, *rest):
+        together.wait()  # for ever alone
+        return iteration
+
+    monkeypatch.setattr(dataset, "make_batch", meet)
+    monkeypatch.setattr(dataset, "PREFETCHED", 1)
+    with batches(sides, 1, 64, SETTINGS, seed=0) as stream:
+        assert [next(stream), next(stream)] == [0, 1]
+        together.abort()
+
+
+def test_only_a_few_batches_wait(sides, monkeypatch):
+    made = []
+
+    def count(faces, iteration, *rest):
+        made.append(iteration)
+        return iteration
+
+    monkeypatch.setattr(dataset, "make_batch", count)
+    with batches(sides, 1, 64, SETTINGS, seed=0):
+        time.sleep(0.2)
+        # Beside what waits, each thread holds one in its hand.
+        assert sorted(made) == list(range(2 * (dataset.PREFETCHED + 1)))
 
 
 @pytest.mark.parametrize("used", [0, 1, 7])
 def test_leaving_early_leaves_no_thread(sides, used):
     before = threading.enumerate()
-    with batches(*sides, 1, 64, SETTINGS, seed=0) as stream:
-        assert len(alive_threads(before)) == 1
+    with batches(sides, 1, 64, SETTINGS, seed=0) as stream:
+        assert len(alive_threads(before)) == dataset.THREADS
         for _ in range(used):
             next(stream)
     assert alive_threads(before) == []
@@ -198,38 +359,74 @@ def test_error_in_the_loop_leaves_no_thread(sides):
     before = threading.enumerate()
     with (
         pytest.raises(KeyboardInterrupt),
-        batches(*sides, 1, 64, SETTINGS, seed=0) as stream,
+        batches(sides, 1, 64, SETTINGS, seed=0) as stream,
     ):
         next(stream)
         raise KeyboardInterrupt
     assert alive_threads(before) == []
 
 
-def test_error_in_the_thread_reaches_the_loop_once(sides, monkeypatch):
-    def break_at_two(a, b, iteration, *rest):
-        if iteration == 2:
-            raise RuntimeError("damaged face")
-        return iteration
-
-    monkeypatch.setattr(dataset, "make_batch", break_at_two)
+def test_interrupt_while_waiting_for_a_batch_leaves_no_thread(sides, monkeypatch):
+    interrupted = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    slow = threading.Event()
+    monkeypatch.setattr(dataset, "make_batch", lambda *all: slow.wait(0.5))
     before = threading.enumerate()
-    with batches(*sides, 1, 64, SETTINGS, seed=0) as stream:
-        assert [next(stream), next(stream)] == [0, 1]
-        with pytest.raises(RuntimeError, match="damaged face"):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        batches(sides, 1, 64, SETTINGS, seed=0) as stream,
+    ):
+        interrupted.start()
+        next(stream)
+        next(stream)
+    assert alive_threads(before) == []
+
+
+def test_interpreter_ends_though_batches_are_being_made():
+    code = """
+import numpy as np
+from fsgan.augmentation import AugmentationSettings
+from fsgan.dataset import FaceSet, batches
+
+faces = FaceSet(np.zeros((1, 320, 320, 3), "u1"), np.zeros((1, 320, 320), "u1"), ["x"])
+with batches([faces], 64, 256, AugmentationSettings(), seed=0) as stream:
+    next(stream)
+    raise SystemExit(7)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (7, b"")
+
+
+def test_error_in_a_thread_reaches_the_loop_as_itself_and_once(sides):
+    before = threading.enumerate()
+    with batches([broken(sides[0])], 8, 64, SETTINGS, seed=0) as stream:
+        with pytest.raises(IndexError, match="out of bounds"):
             next(stream)
         assert list(stream) == []
     assert alive_threads(before) == []
 
 
-def test_error_behind_the_last_used_batch_is_not_raised(sides, monkeypatch):
-    def break_at_two(a, b, iteration, *rest):
-        if iteration == 2:
-            raise RuntimeError("damaged face")
-        return iteration
+def break_at_two(faces, iteration, *rest):
+    if iteration == 2:
+        raise RuntimeError("damaged face")
+    return iteration
 
+
+def test_error_comes_in_place_of_its_batch(sides, monkeypatch):
     monkeypatch.setattr(dataset, "make_batch", break_at_two)
     before = threading.enumerate()
-    with batches(*sides, 1, 64, SETTINGS, seed=0) as stream:
+    with batches(sides, 1, 64, SETTINGS, seed=0) as stream:
+        assert [next(stream), next(stream)] == [0, 1]
+        with pytest.raises(RuntimeError, match="damaged face"):
+            next(stream)
+    assert alive_threads(before) == []
+
+
+def test_error_behind_the_last_used_batch_is_not_raised(sides, monkeypatch):
+    monkeypatch.setattr(dataset, "make_batch", break_at_two)
+    before = threading.enumerate()
+    with batches(sides, 1, 64, SETTINGS, seed=0) as stream:
         assert next(stream) == 0
     assert alive_threads(before) == []
 
@@ -237,7 +434,7 @@ def test_error_behind_the_last_used_batch_is_not_raised(sides, monkeypatch):
 def test_empty_batch_is_refused(sides):
     with (
         pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"),
-        batches(*sides, 0, 64, SETTINGS, seed=0),
+        batches(sides, 0, 64, SETTINGS, seed=0),
     ):
         pass
 
@@ -259,7 +456,7 @@ def test_center_crop_frames_as_training_does(sides, face):
     still = AugmentationSettings(rotation=0, zoom=0, shift=0, flip=0, color_match=0)
     side = sides[1]
     targets = [
-        make_batch(side, side, iteration, 8, 64, still, seed=0).target_a
+        make_batch([side], iteration, 8, 64, still, seed=0).sides[0].target
         for iteration in range(20)
     ]
     mean = np.mean(np.concatenate(targets), axis=0)

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from fsgan.losses import (
     LossWeights,
+    cyclic_loss,
     edge_loss,
     eyes_loss,
     gradients,
@@ -15,8 +16,12 @@ from fsgan.losses import (
     mask_total_variation_loss,
     mixup_lsgan_discriminator_loss,
     mixup_lsgan_generator_loss,
+    perceptual_loss,
     reconstruction_loss,
+    relativistic_avg_lsgan_discriminator_loss,
+    relativistic_avg_lsgan_generator_loss,
 )
+from fsgan.vggface import preprocess
 
 WEIGHTS = LossWeights()
 
@@ -96,7 +101,9 @@ def test_discriminator_is_asked_how_much_of_the_blend_is_real():
 
 
 def test_generator_is_asked_to_score_one_in_both_its_images():
-    loss = mixup_lsgan_generator_loss(mean_of_image, flat(0.5), flat(-1.0), flat(9.0))
+    loss = mixup_lsgan_generator_loss(
+        mean_of_image, flat(7.0), flat(0.5), flat(-1.0), flat(9.0)
+    )
     np.testing.assert_allclose(loss, 0.5**2 + 2**2)
 
 
@@ -109,8 +116,93 @@ def test_discriminator_sees_the_image_before_the_distorted_input():
 
     images = flat(4.0), flat(1.0), flat(2.0), flat(3.0)
     mixup_lsgan_discriminator_loss(discriminate, *images, mix=0.0)
-    mixup_lsgan_generator_loss(discriminate, *images[1:])
+    mixup_lsgan_generator_loss(discriminate, *images)
     assert seen == [[1, 1, 1, 3, 3, 3], [2, 2, 2, 3, 3, 3]] * 2
+    seen.clear()
+    relativistic_avg_lsgan_discriminator_loss(discriminate, *images)
+    relativistic_avg_lsgan_generator_loss(discriminate, *images)
+    assert seen == [[n, n, n, 3, 3, 3] for n in (4, 1, 2)] * 2
+
+
+def pictures(*values):
+    """A batch of one flat image for each value."""
+    return np.stack([np.full((4, 4, 3), value, "float32") for value in values])
+
+
+def test_relativistic_scores_are_compared_with_the_average_of_the_other_kind():
+    real, fake, fake_rgb = pictures(2, 4), pictures(0, 1), pictures(1, 2)
+    images = real, fake, fake_rgb, flat(9.0)
+    # Of the discriminator real - E fake - 1 and fake - E real + 1, E real being 3.
+    expected = np.mean([0.5**2, 2.5**2]) + np.mean([2**2, 1**2])
+    expected += np.mean([0.5**2, 1.5**2]) + np.mean([1**2, 0**2])
+    loss = relativistic_avg_lsgan_discriminator_loss(mean_of_image, *images, mix=0.3)
+    np.testing.assert_allclose(loss, expected / 2, rtol=1e-6)
+    # Of the generator real - E fake + 1 and fake - E real - 1.
+    expected = np.mean([2.5**2, 4.5**2]) + np.mean([4**2, 3**2])
+    expected += np.mean([1.5**2, 3.5**2]) + np.mean([3**2, 2**2])
+    loss = relativistic_avg_lsgan_generator_loss(mean_of_image, *images)
+    np.testing.assert_allclose(loss, expected / 2, rtol=1e-6)
+
+
+def test_each_position_of_the_scores_has_an_average_of_its_own():
+    real = np.concatenate([pictures(2, 4), pictures(6, 8)], axis=2)
+    fake = np.concatenate([pictures(1, 3), pictures(5, 7)], axis=2)
+
+    def score(inputs):  # the left and the right half
+        return tf.stack([mean_of_image(inputs[:, :, :4]), inputs[:, 0, 4, 0]], axis=1)
+
+    # Averages 3 and 2 on the left, 7 and 6 on the right.
+    loss = relativistic_avg_lsgan_discriminator_loss(score, real, fake, fake, real)
+    np.testing.assert_allclose(loss, np.mean([1, 1]) + np.mean([1, 1]), rtol=1e-6)
+
+
+def test_a_discriminator_content_with_the_margin_has_no_relativistic_loss():
+    real, fake = flat(0.7), flat(-0.3)
+    loss = relativistic_avg_lsgan_discriminator_loss(
+        mean_of_image, real, fake, fake, flat(9.0)
+    )
+    np.testing.assert_allclose(loss, 0, atol=1e-12)
+    loss = relativistic_avg_lsgan_generator_loss(
+        mean_of_image, fake, real, real, flat(9.0)
+    )
+    np.testing.assert_allclose(loss, 0, atol=1e-12)
+
+
+def test_features_are_compared_as_patterns_with_a_weight_for_each_map():
+    ramp, back = image([-1, 1]), image([1, -1])  # of mean 0 and deviation 1
+    unequal = 4 / 1.001**2
+    loss = perceptual_loss([ramp, ramp], [ramp, back], weights=(5, 0.5))
+    np.testing.assert_allclose(loss, 0.5 * unequal, rtol=1e-6)
+    loss = perceptual_loss([ramp] * 4, [back] * 4)
+    np.testing.assert_allclose(loss, (0.01 + 0.1 + 0.3 + 0.1) * unequal, rtol=1e-6)
+
+
+def test_the_level_of_a_feature_map_does_not_matter():
+    ramp = image([-1, 1])
+    loss = perceptual_loss([1e4 * ramp], [2e4 * ramp + 3e4], weights=(1,))
+    np.testing.assert_allclose(loss, 0, atol=1e-9)
+
+
+def test_features_are_compared_in_float32():
+    random = np.random.default_rng(0)
+    real, fake = (tf.constant(random.normal(size=(2, 8, 8, 64))) for _ in range(2))
+    loss = perceptual_loss(
+        [tf.cast(real, tf.bfloat16)], [tf.cast(fake, tf.bfloat16)], weights=(1,)
+    )
+    assert loss.dtype == tf.float32
+    exact = perceptual_loss([real], [fake], weights=(1,))
+    np.testing.assert_allclose(loss, exact, rtol=1e-3)  # bfloat16 alone: 4e-3 steps
+
+
+def test_perceptual_loss_wants_as_many_maps_as_weights():
+    with pytest.raises(ValueError, match="zip"):
+        perceptual_loss([BLACK], [STEP])
+
+
+def test_cyclic_counts_the_way_back_and_a_tenth_of_the_masks_difference():
+    alpha, cycled_alpha = image([1, 1], [0, 0]), image([0.5, 1], [0, 1])
+    loss = cyclic_loss(BLACK, STEP, alpha, cycled_alpha)
+    np.testing.assert_allclose(loss, 14 / 4 + 0.1 * 1.5 / 4)
 
 
 def test_legacy_resize_reads_from_the_corner_and_repeats_the_border():
@@ -184,6 +276,41 @@ def original_edge(rgb):
     return WEIGHTS.edge * edge_loss(real, rgb) + WEIGHTS.eyes * eye_edges
 
 
+def mixed_images(rgb, fake):
+    """What the original's recogniser sees, μ being 0.3."""
+    return 0.3 * rgb + 0.7 * fake
+
+
+def pooled(images):
+    """Stands in for the features, deepest first."""
+    images = preprocess(images) / 64
+    return [tf.nn.avg_pool2d(images, size, size, "VALID") for size in (32, 8, 4, 2)]
+
+
+def conditional(score, images):
+    return score(tf.concat([images, Originals.distorted], axis=-1))
+
+
+def original_relativistic_discriminator(rgb, fake, score):
+    """The published loss of `rgb`, what the original aimed at instead, plain terms."""
+    real, distorted = Originals.real, Originals.distorted
+    published = relativistic_avg_lsgan_discriminator_loss(
+        score, real, rgb, rgb, distorted
+    )
+    real, fake, rgb = (conditional(score, images) for images in (real, fake, rgb))
+    aim = tf.reduce_mean(rgb) - tf.reduce_mean(real) + 0.5
+    plain = tf.reduce_mean((real - 1) ** 2) + tf.reduce_mean(fake**2)
+    return published / 2 - aim + plain / 2
+
+
+def original_relativistic_generator(rgb, fake, score):
+    real, distorted = Originals.real, Originals.distorted
+    published = relativistic_avg_lsgan_generator_loss(score, real, rgb, rgb, distorted)
+    real, fake, rgb = (conditional(score, images) for images in (real, fake, rgb))
+    aim = tf.reduce_mean(real) - tf.reduce_mean(rgb) + 0.5
+    return published / 2 - aim + tf.reduce_mean((fake - 1) ** 2)
+
+
 @pytest.mark.parametrize(
     ("name", "loss"),
     [
@@ -228,7 +355,27 @@ def original_edge(rgb):
             "generator",
             lambda alpha, rgb, fake, score: (
                 WEIGHTS.adversarial
-                * mixup_lsgan_generator_loss(score, fake, rgb, Originals.distorted)
+                * mixup_lsgan_generator_loss(
+                    score, Originals.real, fake, rgb, Originals.distorted
+                )
+            ),
+        ),
+        (
+            "relativistic_discriminator",
+            lambda alpha, rgb, fake, score: original_relativistic_discriminator(
+                rgb, fake, score
+            ),
+        ),
+        (
+            "relativistic_generator",
+            lambda alpha, rgb, fake, score: (
+                WEIGHTS.adversarial * original_relativistic_generator(rgb, fake, score)
+            ),
+        ),
+        (
+            "perceptual",
+            lambda alpha, rgb, fake, score: perceptual_loss(
+                pooled(Originals.real), pooled(mixed_images(rgb, fake))
             ),
         ),
     ],
@@ -254,6 +401,16 @@ def test_loss_and_its_gradient_are_the_original_ones(golden, name, loss):
     )
 
 
+def test_cyclic_loss_is_the_original_one(golden):
+    def generate(images, alpha_gain, rgb_gain):  # reads alpha off the blue channel
+        return tf.sigmoid(alpha_gain * images[..., 2:]), tf.tanh(rgb_gain * images)
+
+    alpha, rgb = generate(Originals.real, -1.1, 0.8)
+    cycled_alpha, cycled_rgb = generate(rgb, 0.7, 0.9)
+    loss = cyclic_loss(Originals.real, cycled_rgb, alpha, cycled_alpha)
+    np.testing.assert_allclose(loss, golden["cyclic"], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -274,6 +431,8 @@ def test_weights_are_the_published_ones():
         reconstruction=1,
         eyes=30,
         edge=0.1,
+        perceptual=1,
+        cyclic=0,
         sparsity=0.01,
         hinge=0.1,
         total_variation=0.1,

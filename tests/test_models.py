@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from fsgan.legacy import swap_red_and_blue
 from fsgan.losses import (
     LossWeights,
     edge_loss,
@@ -162,15 +163,8 @@ def networks():
     """Lite networks at 64 with the original's test weights, turned from BGR to RGB."""
     config = ModelConfig(capacity="lite")
     encoder, decoder, discriminator = (builder(config) for builder in BUILDERS)
-    weights = recipe_weights(encoder, 1000)
-    weights[0] = weights[0][:, :, ::-1]
-    encoder.set_weights(weights)
-    weights = recipe_weights(decoder, 2000)
-    weights[-2:] = [weight[..., ::-1] for weight in weights[-2:]]  # of rgb
-    decoder.set_weights(weights)
-    weights = recipe_weights(discriminator, 4000)
-    weights[0] = weights[0][:, :, [2, 1, 0, 5, 4, 3]]
-    discriminator.set_weights(weights)
+    for network, seed in ((encoder, 1000), (decoder, 2000), (discriminator, 4000)):
+        network.set_weights(swap_red_and_blue(recipe_weights(network, seed)))
     return encoder, decoder, discriminator
 
 
@@ -210,7 +204,7 @@ def test_networks_have_the_original_losses(golden, networks):
     )
     weights = LossWeights()
     adversarial = weights.adversarial * mixup_lsgan_generator_loss(
-        discriminator, fake, rgb, distorted
+        discriminator, real, fake, rgb, distorted
     )
     # The original counts the eyes' pixels as reconstruction, their edges as edge.
     eye_pixels = weights.eyes * reconstruction_loss(eyes * real, eyes * rgb)

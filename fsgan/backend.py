@@ -1,0 +1,228 @@
+"""One training step for Keras' three backends: gradients, compilation, devices.
+
+Keras has no gradients outside of `fit`, so each backend has two functions here: one
+takes a gradient step, one compiles a whole step of training. TensorFlow compiles to a
+graph, JAX to XLA, PyTorch runs as it is written.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
+
+import keras
+import numpy as np
+from keras import ops
+
+Tensor = keras.KerasTensor
+LossFunction = Callable[[], tuple[Tensor, dict[str, Tensor]]]
+Step = Callable[..., dict[str, Tensor]]
+
+
+def minimize(
+    loss_function: LossFunction,
+    variables: Sequence[keras.Variable],
+    optimizer: keras.Optimizer,
+) -> dict[str, Tensor]:
+    """Moves the variables one step down the gradient of a loss.
+
+    To be called in a step of `compile_step`. The loss function may call `minimize` for
+    other variables; no gradient flows through their update. A variable that the loss
+    does not depend on has a gradient of zero. In a branch of `keras.ops.cond` nothing
+    may be assigned.
+
+    Args:
+        loss_function: returns the loss, a float32 scalar, and its terms, float32
+            scalars by name.
+        variables: what to move; the optimizer is built for them.
+        optimizer: turns gradients into updates.
+
+    Returns:
+        The terms, as of before the update.
+    """
+    return _of_backend(_MINIMIZE)(loss_function, variables, optimizer)
+
+
+def compile_step(step: Step, variables: Iterable[keras.Variable]) -> Step:
+    """Compiles a step of training.
+
+    Compiled once for each combination of shapes and dtypes: values may change from call
+    to call without cost, Python values that `step` closes over are frozen.
+
+    With a `keras.distribution.DataParallel` in force, on JAX alone, the batch is spread
+    over its devices. It has to be in force before the first variable is created. With
+    several processes (`keras.distribution.initialize`) each passes its own part of the
+    batch, and the same scalars as all others.
+
+    Args:
+        step: from any nesting of tuples, lists and dicts of tensors to scalars by name.
+        variables: all that the step may read or write: of networks (trainable or not),
+            optimizers and seed generators.
+
+    Returns:
+        The compiled step, from the same nesting of NumPy arrays to scalars by name.
+        Arrays of one dimension or more are batches along their first one. On JAX a call
+        invalidates the arrays that were the variables' values.
+
+    Raises:
+        ValueError: Keras runs on a backend that cannot train, devices are distributed
+            on another backend than JAX, or, from the compiled step, a batch does not
+            divide among the devices or, on JAX, `variables` lacks one.
+    """
+    compiler = _of_backend(_COMPILE)
+    distributed = keras.distribution.distribution() is not None
+    if distributed and keras.backend.backend() != "jax":
+        raise ValueError(
+            "training on several devices needs Keras on JAX: set KERAS_BACKEND=jax "
+            f"before Keras is imported, it is {keras.backend.backend()!r}, or leave "
+            "out keras.distribution.set_distribution"
+        )
+    return compiler(step, list(variables))
+
+
+def _of_backend(functions: dict[str, Callable]) -> Callable:
+    backend = keras.backend.backend()
+    if backend not in functions:
+        raise ValueError(
+            f"training needs Keras on tensorflow, jax or torch, not on {backend!r}: "
+            "set KERAS_BACKEND before Keras is imported"
+        )
+    return functions[backend]
+
+
+def _to_tensors(arguments: tuple) -> tuple:
+    """Turns arrays into tensors; numbers too, which would be compiled in."""
+    return keras.tree.map_structure(ops.convert_to_tensor, arguments)
+
+
+def _minimize_tensorflow(loss_function, variables, optimizer):
+    import tensorflow as tf
+
+    values = [variable.value for variable in variables]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(values)
+        loss, logs = loss_function()
+    gradients = tape.gradient(loss, values, unconnected_gradients="zero")
+    optimizer.apply(gradients, variables)
+    return logs
+
+
+def _compile_tensorflow(step, variables):
+    import tensorflow as tf
+
+    compiled = tf.function(step, autograph=False)
+    return lambda *arguments: compiled(*_to_tensors(arguments))
+
+
+def _minimize_torch(loss_function, variables, optimizer):
+    import torch
+
+    values = [variable.value for variable in variables]
+    loss, logs = loss_function()
+    gradients = torch.autograd.grad(
+        loss, values, allow_unused=True, materialize_grads=True
+    )
+    with torch.no_grad():
+        optimizer.apply(gradients, variables)
+    return {name: value.detach() for name, value in logs.items()}
+
+
+def _compile_torch(step, variables):
+    return lambda *arguments: step(*_to_tensors(arguments))
+
+
+# JAX transforms functions without side effects. While a step is traced, a scope stands
+# in for the variables: it hands out their traced values and catches what is assigned.
+_traced_variables: ContextVar[list[keras.Variable]] = ContextVar("traced_variables")
+
+
+class _Scope(keras.StatelessScope):
+    """Refuses variables whose value would be frozen into the compiled step."""
+
+    def get_current_value(self, variable):
+        value = super().get_current_value(variable)
+        if value is None:
+            raise ValueError(
+                f"the step uses {variable.path!r}, which is not among its variables"
+            )
+        return value
+
+
+def _minimize_jax(loss_function, variables, optimizer):
+    import jax
+
+    everything = _traced_variables.get()
+
+    def loss_of(values):
+        _assign(variables, values)
+        loss, logs = loss_function()
+        return loss, (OrderedDict(logs), [variable.value for variable in everything])
+
+    values = [variable.value for variable in variables]
+    gradients, (logs, after) = jax.grad(loss_of, has_aux=True)(values)
+    # What the loss function assigned must leave its trace as a result.
+    _assign(everything, after)
+    # An outer loss would be differentiated through this update.
+    optimizer.apply(jax.lax.stop_gradient(gradients), variables)
+    return logs
+
+
+def _compile_jax(step, variables):
+    import jax
+
+    distribution = keras.distribution.distribution()
+
+    def pure_step(values, arguments):
+        token = _traced_variables.set(variables)
+        try:
+            with _Scope(list(zip(variables, values, strict=True))):
+                logs = step(*arguments)
+                # JAX would sort the keys of a plain dict.
+                return [variable.value for variable in variables], OrderedDict(logs)
+        finally:
+            _traced_variables.reset(token)
+
+    compiled = jax.jit(pure_step, donate_argnums=0)
+
+    def call(*arguments):
+        if distribution is not None:
+            arguments = keras.tree.map_structure(
+                lambda array: _shard(np.asarray(array), distribution), arguments
+            )
+        values, logs = compiled([variable.value for variable in variables], arguments)
+        _assign(variables, values)
+        return logs
+
+    return call
+
+
+def _assign(variables, values):
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def _shard(array, distribution):
+    """Spreads a batch over the devices; a scalar goes to all of them by itself."""
+    import jax
+
+    if array.ndim == 0:
+        return array
+    devices = distribution.num_model_replicas // distribution.num_processes
+    if len(array) % devices:
+        raise ValueError(
+            f"the batch size must be a multiple of the {devices} devices that share a "
+            f"batch, got {len(array)}"
+        )
+    layout = distribution.get_data_layout(array.shape).backend_layout
+    return jax.make_array_from_process_local_data(layout, array)
+
+
+_MINIMIZE = {
+    "tensorflow": _minimize_tensorflow,
+    "jax": _minimize_jax,
+    "torch": _minimize_torch,
+}
+_COMPILE = {
+    "tensorflow": _compile_tensorflow,
+    "jax": _compile_jax,
+    "torch": _compile_torch,
+}

@@ -1,0 +1,308 @@
+"""Runs itself as a script, once for each backend: a process has only one."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from fsgan.backend import compile_step, minimize
+from fsgan.dataset import Batch, Samples
+from fsgan.gan import FaceSwapGAN, PhaseTerms
+from fsgan.losses import LossWeights
+from fsgan.models import ModelConfig
+
+BACKENDS = [b for b in ("tensorflow", "jax", "torch") if find_spec(b)]
+FOUR_DEVICES = "--xla_force_host_platform_device_count=4"
+
+
+# What a script runs.
+
+
+def variable(value):
+    return keras.Variable(np.float32(value))
+
+
+def sgd(*variables):
+    optimizer = keras.optimizers.SGD(0.1)
+    optimizer.build(list(variables))
+    return optimizer
+
+
+def numbers(values):
+    return {name: float(ops.convert_to_numpy(v)) for name, v in values.items()}
+
+
+def square():
+    """Two steps on w² from w = 3; the learning rate changes between them."""
+    w, steps = variable(3), variable(0)
+    optimizer = sgd(w)
+
+    def loss():
+        steps.assign_add(1)
+        return ops.square(w), {"square": ops.square(w), "double": 2 * w}
+
+    step = compile_step(
+        lambda: minimize(loss, [w], optimizer), [w, steps, *optimizer.variables]
+    )
+    first = numbers(step())
+    optimizer.learning_rate.assign(0.5)
+    second = numbers(step())
+    return {"logs": [first, second], **numbers({"w": w, "steps": steps})}
+
+
+def nested():
+    """Inside of the loss of g, d moves towards g."""
+    g, d = variable(2), variable(1)
+    optimizers = {"g": sgd(g), "d": sgd(d)}
+
+    def outer_loss():
+        inner = minimize(
+            lambda: ((d - g) ** 2, {"z": (d - g) ** 2}), [d], optimizers["d"]
+        )
+        return d * g, inner | {"a": d * g}
+
+    step = compile_step(
+        lambda: {**minimize(outer_loss, [g], optimizers["g"])},
+        [g, d, *optimizers["g"].variables, *optimizers["d"].variables],
+    )
+    return {"logs": numbers(step()), **numbers({"g": g, "d": d})}
+
+
+def branch():
+    """The loss w + weight·h·w², where nothing with h is computed if the weight is 0."""
+    w, h, unused = variable(1), variable(3), variable(5)
+    optimizer = sgd(w, h, unused)
+    traces = []
+
+    def step(weight, batch):
+        traces.append(None)
+
+        def loss():
+            x = w * ops.mean(batch["ones"][0])
+            heavy = ops.cond(
+                weight > 0, lambda: weight * h * ops.square(x), lambda: ops.zeros(())
+            )
+            return x + heavy, {"heavy": heavy}
+
+        return minimize(loss, [w, h, unused], optimizer)
+
+    compiled = compile_step(step, [w, h, unused, *optimizer.variables])
+    batch = {"ones": (np.ones(4, np.float32),)}
+    after = []
+    for weight in (np.float32(0), np.array(1, np.float32), np.float32(0.5)):
+        logs = compiled(weight, batch)
+        after.append(numbers(logs | {"w": w, "h": h, "unused": unused}))
+    return {"after": after, "traces": len(traces)}
+
+
+def gan_steps(attention):
+    """Losses of two steps from weights that are the same on all backends."""
+    gan = FaceSwapGAN(ModelConfig(64, "lite", attention=attention))
+    rng = np.random.default_rng(0)
+    for network in gan.networks.values():
+        for weight in network.trainable_variables:
+            fan_in = np.prod(weight.shape[:-1])  # 1 for a vector
+            noise = rng.normal(0, 0.5 / np.sqrt(fan_in), weight.shape)
+            start = np.array(weight) if len(weight.shape) == 1 else 0
+            weight.assign((start + noise).astype(np.float32))
+
+    def pictures(channels):
+        return rng.uniform(-1, 1, (4, 64, 64, channels)).astype(np.float32)
+
+    logs = []
+    for mix, margin in ((0.3, None), (0.4, 0.5)):
+        sides = [Samples(pictures(3), pictures(3), abs(pictures(1))) for _ in "ab"]
+        terms = PhaseTerms.of(LossWeights(), margin, False)
+        batch = Batch(tuple(sides), np.float32(mix), np.float32(0.7))
+        logs.append(gan.train_on_batch(terms, batch))
+    return gan, logs
+
+
+def everything():
+    results = {case.__name__: case() for case in (square, nested, branch)}
+    for attention in (False, True):
+        results[f"gan, attention={attention}"] = gan_steps(attention)[1]
+    return results
+
+
+def distributed():
+    keras.distribution.set_distribution(keras.distribution.DataParallel())
+    gan, logs = gan_steps(attention=False)
+    owners = [*gan.networks.values(), *gan.optimizers.values()]
+    shardings = [v.value.sharding for owner in owners for v in owner.variables]
+    weight = variable(np.ones((4, 4)))
+    before = weight.value
+    step = compile_step(lambda batch: {"a": ops.mean(batch)}, [weight])
+    step(np.ones((8, 2), np.float32))
+    return {
+        "logs": logs,
+        "devices": sorted({len(sharding.device_set) for sharding in shardings}),
+        "replicated": all(sharding.is_fully_replicated for sharding in shardings),
+        "reused": before.is_deleted(),
+        "odd batch": error_of(lambda: step(np.ones((6, 2), np.float32))),
+    }
+
+
+def unlisted():
+    w, forgotten = variable(1), variable(2)
+    step = compile_step(lambda: {"a": w * forgotten}, [w])
+    return error_of(step)
+
+
+def error_of(function):
+    try:
+        function()
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+# What pytest runs.
+
+
+def run(case, backend, **environment):
+    # Compiling takes most of the time on JAX, and speed shows nothing here.
+    environment |= {"KERAS_BACKEND": backend, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    process = subprocess.run(
+        [sys.executable, __file__, case],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def results():
+    """What each backend computed, and JAX on "four devices", all at the same time."""
+    with ThreadPoolExecutor() as pool:
+        runs = {name: pool.submit(run, "everything", name) for name in BACKENDS}
+        runs["four devices"] = pool.submit(
+            run, "distributed", "jax", XLA_FLAGS=FOUR_DEVICES
+        )
+    return {name: run.result() for name, run in runs.items()}
+
+
+def test_more_than_one_backend_is_compared():
+    assert "tensorflow" in BACKENDS
+    assert len(BACKENDS) > 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_step_goes_down_the_gradient_by_the_current_learning_rate(results, backend):
+    # w² has the gradient 2w: 3 - 0.1·6 = 2.4, 2.4 - 0.5·4.8 = 0.
+    found = results[backend]["square"]
+    assert found["w"] == pytest.approx(0, abs=1e-6)
+    assert found["logs"] == [
+        pytest.approx({"square": 9, "double": 6}),
+        pytest.approx({"square": 5.76, "double": 4.8}),
+    ]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_the_loss_function_assigns_is_kept(results, backend):
+    assert results[backend]["square"]["steps"] == 2
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_logs_keep_their_order(results, backend):
+    assert list(results[backend]["square"]["logs"][0]) == ["square", "double"]
+    assert list(results[backend]["nested"]["logs"]) == ["z", "a"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_outer_loss_sees_the_inner_update_but_not_through_it(results, backend):
+    # (d - g)² has the gradient -2 in d: 1.2. Then d·g has the gradient d in g, and not
+    # d + g·(dd/dg) = 1.2 + 2·0.2: 2 - 0.1·1.2.
+    found = results[backend]["nested"]
+    assert found["logs"] == pytest.approx({"z": 1, "a": 2.4})
+    assert (found["d"], found["g"]) == pytest.approx((1.2, 1.88))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_flow_through_the_branch_that_is_taken(results, backend):
+    # Gradients in w: 1 + 2·weight·h·w, in h: weight·w², in what is unused: 0.
+    w, h = 1.0, 3.0
+    for found, weight in zip(
+        results[backend]["branch"]["after"], (0, 1, 0.5), strict=True
+    ):
+        heavy = weight * h * w**2
+        w, h = w - 0.1 * (1 + 2 * weight * h * w), h - 0.1 * weight * w**2
+        expected = {"heavy": heavy, "w": w, "h": h, "unused": 5}
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_new_values_compile_nothing_anew(results, backend):
+    runs = 3 if backend == "torch" else 1  # torch does not compile
+    assert results[backend]["branch"]["traces"] == runs
+
+
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+@pytest.mark.parametrize("attention", [False, True])
+def test_two_steps_have_the_same_losses_as_on_tensorflow(results, backend, attention):
+    case = f"gan, attention={attention}"
+    for found, expected in zip(
+        results[backend][case], results["tensorflow"][case], strict=True
+    ):
+        assert list(found) == list(expected)
+        assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_four_devices_have_the_same_losses_as_one(results):
+    one = results["jax"]["gan, attention=False"]
+    for found, expected in zip(results["four devices"]["logs"], one, strict=True):
+        assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_every_variable_stays_on_every_device(results):
+    assert results["four devices"]["devices"] == [4]
+    assert results["four devices"]["replicated"]
+
+
+def test_jax_reuses_the_memory_of_the_old_values(results):
+    assert results["four devices"]["reused"]
+
+
+def test_a_batch_that_does_not_divide_among_the_devices_is_refused(results):
+    assert results["four devices"]["odd batch"] == (
+        "the batch size must be a multiple of the 4 devices that share a batch, got 6"
+    )
+
+
+def test_jax_refuses_a_step_with_a_variable_it_was_not_told_of():
+    message = run("unlisted", "jax")
+    assert "which is not among its variables" in message
+
+
+def test_a_backend_without_gradients_is_refused(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "numpy")
+    with pytest.raises(ValueError, match="tensorflow, jax or torch, not on 'numpy'"):
+        compile_step(dict, [])
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "torch"])
+def test_several_devices_are_refused_on_another_backend_than_jax(monkeypatch, backend):
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    distribution = keras.distribution.DataParallel(devices=["cpu:0", "cpu:1"])
+    with (
+        distribution.scope(),
+        pytest.raises(ValueError, match="several devices needs Keras on JAX"),
+    ):
+        compile_step(dict, [])
+
+
+if __name__ == "__main__":
+    # Gradients that are missing, buffers that JAX was given and could not use.
+    warnings.simplefilter("error", UserWarning)
+    print(json.dumps(globals()[sys.argv[1]]()))
