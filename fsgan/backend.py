@@ -5,8 +5,11 @@ takes a gradient step, one compiles a whole step of training. TensorFlow compile
 graph, JAX to XLA, PyTorch runs as it is written.
 """
 
+import signal
+import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 import keras
@@ -77,6 +80,31 @@ def compile_step(step: Step, variables: Iterable[keras.Variable]) -> Step:
             "out keras.distribution.set_distribution"
         )
     return compiler(step, list(variables))
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Puts an interrupt (Ctrl-C) off to the end of the block.
+
+    In the midst of a step it would leave some variables updated, others not.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        KeyboardInterrupt: at the end of the block, where there was one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no interrupt arrives here
+        return
+    received: list[tuple] = []
+    handler = signal.signal(signal.SIGINT, lambda *event: received.append(event))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if received and callable(handler):
+        handler(*received[0])
 
 
 def _of_backend(functions: dict[str, Callable]) -> Callable:

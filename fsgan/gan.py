@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from fsgan.backend import compile_step, minimize
+from fsgan.backend import compile_step, minimize, uninterrupted
 from fsgan.dataset import Batch
 from fsgan.losses import LossWeights
 from fsgan.models import ModelConfig, build_decoder, build_discriminator, build_encoder
@@ -150,8 +150,9 @@ class FaceSwapGAN:
         Returns:
             The value of each loss, weighted as it enters the sum.
         """
-        logs = self._compiled_step(terms, *batches)
-        self.iteration += 1
+        with uninterrupted():
+            logs = self._compiled_step(terms, *batches)
+            self.iteration += 1
         return {name: float(value) for name, value in logs.items()}
 
     def generate(self, faces: np.ndarray, person: str) -> tuple[np.ndarray, np.ndarray]:

@@ -67,8 +67,8 @@ def import_legacy(
         norm: as of `read_legacy`.
         coverage: share of a crop's width that the networks see, in [0.1, 1]. 0.8 is the
             original's conversion (`roi_coverage` 0.9 cut 10 % from each side); 0.68,
-            the middle of its training, shows the networks what they know best. To
-            train on, give `fsgan.AugmentationSettings` the same one.
+            the middle of its training, shows the networks what they know best. Training
+            on keeps it where no other settings are given.
 
     Returns:
         The checkpoint's folder, of iteration 0.

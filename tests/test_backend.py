@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from fsgan.backend import compile_step, minimize
+from fsgan.backend import compile_step, minimize, uninterrupted
 from fsgan.dataset import Batch, Samples
 from fsgan.gan import FaceSwapGAN, PhaseTerms
 from fsgan.losses import LossWeights
@@ -300,6 +302,27 @@ def test_several_devices_are_refused_on_another_backend_than_jax(monkeypatch, ba
         pytest.raises(ValueError, match="several devices needs Keras on JAX"),
     ):
         compile_step(dict, [])
+
+
+def test_an_interrupt_waits_for_the_end_of_the_block():
+    done = []
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("the rest of the block")
+    assert done
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_in_another_thread_nothing_is_put_off():
+    def work():
+        with uninterrupted():
+            done.append(signal.getsignal(signal.SIGINT))
+
+    done = []
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [signal.default_int_handler]
 
 
 if __name__ == "__main__":
