@@ -64,7 +64,7 @@ class FaceSwapGAN:
                 trains without it.
 
         Raises:
-            ValueError: an option is none of these.
+            ValueError: an option is none of these, or the backend cannot train.
         """
         _check("adversarial_loss", adversarial_loss, ADVERSARIAL_LOSSES)
         _check("updates", updates, UPDATES)
@@ -82,13 +82,13 @@ class FaceSwapGAN:
         if config.people == 2:
             # A description then means the same to both decoders from the start, and
             # swaps show the other's features much sooner.
-            decoder_a, decoder_b = (
-                self.networks["decoder_a"],
-                self.networks["decoder_b"],
-            )
-            decoder_b.set_weights(decoder_a.get_weights())
+            weights_of_a = self.networks["decoder_a"].get_weights()
+            self.networks["decoder_b"].set_weights(weights_of_a)
+        weights = weights or LossWeights()
+        if weights.cyclic and config.people == 1:
+            raise ValueError("the cyclic loss needs two persons: set cyclic to 0")
         self._objective = Objective(
-            config, self.networks, weights or LossWeights(), adversarial_loss, vggface
+            config, self.networks, weights, adversarial_loss, vggface
         )
         self._parts = self._list_parts()
         self._learning_rates = {

@@ -260,6 +260,12 @@ def test_unknown_options_are_named(option, message):
         FaceSwapGAN(CONFIG, WEIGHTS, **option)
 
 
+def test_a_cycle_needs_two_persons():
+    model, _ = preset("single", capacity="lite")
+    with pytest.raises(ValueError, match="needs two persons"):
+        FaceSwapGAN(model, losses.LossWeights(cyclic=10))
+
+
 def test_a_failure_while_building_restores_the_precision():
     with pytest.raises(ZeroDivisionError), computing_in("bfloat16"):
         raise ZeroDivisionError
