@@ -1,31 +1,28 @@
-"""Faces in a frame (MTCNN) and 68 landmarks of a crop (face-alignment)."""
+"""Faces in a frame: searched for everywhere, or aimed at where they should be."""
 
-import importlib.util
-import logging
-from pathlib import Path
-from urllib.error import URLError
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 
-import cv2
 import numpy as np
 
-from fsgan.geometry import Face
-from fsgan.weights import check_weights, find_weights
+from fsgan.cascade import FINISHED, Cascade
+from fsgan.geometry import Face, intersection_over_union
 
-log = logging.getLogger(__name__)
-
-# The package's image pyramid is right for its default alone: with other values of
-# `min_face_size` it silently finds nothing. The frame is scaled instead.
-_NETWORK_MIN_FACE = 20
-_NETWORK_CONFIDENCE = 0.7
+# The search is a little finer than asked: no face is lost to rounding.
+_SEARCH_FINER = 1.2
+# A face that overlaps less with the box aimed at is another one or has jumped.
+_MIN_OVERLAP = 0.3
+# Two faces that overlap more are one.
+_SAME_FACE = 0.5
 
 
 class FaceDetector:
     """Finds faces and their five points with MTCNN.
 
-    The networks are loaded with the first frame; that starts TensorFlow.
+    The networks are loaded with the first frame. A detector serves one thread.
 
     Source: Zhang et al., "Joint Face Detection and Alignment using Multi-task Cascaded
-    Convolutional Networks", 2016; package `mtcnn`.
+    Convolutional Networks", 2016; weights of the package `mtcnn`.
     """
 
     def __init__(self, min_face: float = 30, min_confidence: float = 0.9) -> None:
@@ -33,148 +30,111 @@ class FaceDetector:
 
         Args:
             min_face: shorter side of the smallest face of interest, in frame pixels,
-                at least 20. Larger values are faster: the frame is searched at
-                20 / `min_face` of its size.
+                at least 20. Larger values are faster: the pyramid of the search starts
+                at 14 / `min_face` of the frame's size.
             min_confidence: smallest score of a face, in [0.7, 1].
 
         Raises:
             ValueError: a threshold is out of its range.
         """
-        if not min_face >= _NETWORK_MIN_FACE:
+        if not min_face >= 20:
             raise ValueError(f"min_face must be at least 20 pixels, got {min_face}")
-        if not _NETWORK_CONFIDENCE <= min_confidence <= 1:
+        if not FINISHED <= min_confidence <= 1:
             raise ValueError(
-                f"min_confidence must be in [0.7, 1], got {min_confidence}"
+                f"min_confidence must be in [{FINISHED}, 1], got {min_confidence}"
             )
         self.min_face = min_face
         self.min_confidence = min_confidence
-        self._mtcnn = None
+
+    @cached_property
+    def _cascade(self) -> Cascade:
+        return Cascade()
 
     def detect(self, image: np.ndarray) -> list[Face]:
-        """Finds the faces of one frame.
+        """Searches a whole frame for faces.
 
         Args:
             image: RGB uint8 (height, width, 3).
 
         Returns:
-            The faces, largest first, in pixels of `image`.
-        """
-        # The search is a little finer than asked, so that a face of just `min_face`
-        # is not lost to rounding.
-        scale = min(1.0, 1.2 * _NETWORK_MIN_FACE / self.min_face)
-        height, width = (round(side * scale) for side in image.shape[:2])
-        if min(height, width) < _NETWORK_MIN_FACE:
-            return []
-        if scale < 1:
-            image_small = cv2.resize(
-                image, (width, height), interpolation=cv2.INTER_AREA
-            )
-        else:
-            image_small = image
-        # As arrays, not as the package's dictionaries: those are rounded to pixels.
-        rows = self._networks().detect_faces(
-            image_small,
-            fit_to_image=False,
-            box_format="xyxy",
-            output_type="numpy",
-            threshold_onet=_NETWORK_CONFIDENCE,
-        )
-        # Sides are rounded, so each axis has its own exact scale.
-        to_frame = np.array([image.shape[1] / width, image.shape[0] / height])
-        faces = [_to_face(row, to_frame) for row in rows]
-        faces = [
-            face
-            for face in faces
-            if face.confidence >= self.min_confidence and face.size >= self.min_face
-        ]
-        return sorted(faces, key=lambda face: face.size, reverse=True)
-
-    def _networks(self):
-        """The package's detector, made once."""
-        if self._mtcnn is None:
-            from mtcnn import MTCNN
-
-            self._mtcnn = MTCNN()
-        return self._mtcnn
-
-
-def _to_face(row: np.ndarray, to_frame: np.ndarray) -> Face:
-    """Turns (image, box, confidence, five x, five y) into a `Face` of the frame."""
-    return Face(
-        box=row[1:5] * np.tile(to_frame, 2),
-        landmarks=(row[6:16].reshape(2, 5).T + 0.5) * to_frame - 0.5,
-        confidence=float(row[5]),
-    )
-
-
-FAN_WEIGHTS = "hub/checkpoints/2DFAN4-11f355bf06.pth.tar"
-FAN_SHA256 = "11f355bf06"
-
-
-class LandmarkDetector:
-    """Finds 68 landmarks of an aligned crop with the package `face-alignment`.
-
-    Source: Bulat and Tzimiropoulos, "How far are we from solving the 2D & 3D face
-    alignment problem?", 2017.
-    """
-
-    def __init__(self, download: bool = False) -> None:
-        """Loads the network.
-
-        Args:
-            download: lets the package download its weights (about 100 MB) when they are
-                neither in `weights/` nor in its own cache.
+            The faces, largest first, in pixels of `image`; boxes may reach beyond it.
 
         Raises:
-            FileNotFoundError: the package or its weights are missing; the sentence
-                says what to do.
-            ValueError: the weight file is damaged.
+            FileNotFoundError: the package `mtcnn` is not installed.
         """
-        if importlib.util.find_spec("face_alignment") is None:
-            raise FileNotFoundError(
-                "the package face-alignment is not installed: "
-                "pip install 'fsgan[landmarks]'"
-            )
-        import torch.hub
-        from face_alignment import FaceAlignment, LandmarksType
+        rows = self._cascade.search(image, self.min_face / _SEARCH_FINER)
+        return _largest_first(filter(self._accepts, map(_to_face, rows)))
 
-        own = torch.hub.get_dir()
-        placed = find_weights(FAN_WEIGHTS, FAN_SHA256)
-        cached = Path(own).parent / FAN_WEIGHTS
-        if placed is None and cached.is_file():
-            check_weights(cached, FAN_SHA256)
-        elif placed is None and not download:
-            raise FileNotFoundError(
-                f"the weights of face-alignment are missing: put {cached.name} into "
-                f"weights/{Path(FAN_WEIGHTS).parent}/, or allow the download"
-            )
-        try:
-            torch.hub.set_dir(own if placed is None else placed.parents[1])
-            self._network = FaceAlignment(
-                LandmarksType.TWO_D,
-                device="cuda" if torch.cuda.is_available() else "cpu",
-                face_detector="folder",  # the only one without weights; never asked
-                compile=False,
-            )
-        except URLError as error:
-            raise FileNotFoundError(
-                f"the weights of face-alignment could not be downloaded "
-                f"({error.reason}): put {cached.name} into "
-                f"weights/{Path(FAN_WEIGHTS).parent}/ by hand"
-            ) from error
-        finally:
-            torch.hub.set_dir(own)
+    def aim(self, image: np.ndarray, boxes: Sequence[np.ndarray]) -> list[Face | None]:
+        """Looks for a face around each of a few boxes, and nowhere else.
 
-    def detect(self, crop: np.ndarray) -> np.ndarray:
-        """Finds the landmarks of the face that fills a crop.
+        This takes a millisecond or two a box, whatever the size of the frame.
 
         Args:
-            crop: RGB uint8 (size, size, 3), as saved by `fsgan.extract_faces`.
+            image: RGB uint8 (height, width, 3).
+            boxes: where faces are expected, each float (4,), (left, top, right, bottom)
+                in pixels, off by no more than a fifth of their size.
 
         Returns:
-            float (68, 2), (x, y) pixels of the crop, in the order of iBUG 300-W.
+            For each box its face, or None where there is none or it has moved away.
+
+        Raises:
+            FileNotFoundError: the package `mtcnn` is not installed.
         """
-        size = crop.shape[0]
-        return self._network.get_landmarks_from_image(
-            crop, detected_faces=[[0, 0, size, size]]
-        )[0]
+        boxes = np.reshape(boxes, (-1, 4)).astype(float)
+        aimed: list[Face | None] = [None] * len(boxes)
+        indices = np.flatnonzero(_in_sight(boxes, image.shape[:2]))
+        rows = self._cascade.settle(image, boxes[indices])
+        for index, face in zip(indices, map(_to_face, rows), strict=True):
+            overlap = intersection_over_union(face.box, boxes[index]).item()
+            if self._accepts(face) and overlap >= _MIN_OVERLAP:
+                aimed[index] = face
+        return aimed
+
+    def find(
+        self, image: np.ndarray, expected: Sequence[np.ndarray], search: bool = False
+    ) -> list[Face]:
+        """Finds the faces in the next frame of a video, the short way where it can.
+
+        Args:
+            image: RGB uint8 (height, width, 3).
+            expected: where the faces of the frame before should be now, each float
+                (4,), (left, top, right, bottom) in pixels.
+            search: search the whole frame in any case. Ask for it after a cut, and
+                every ten frames or so for faces that have come in. It is also done
+                where no face is expected, or an expected one is not seen.
+
+        Returns:
+            The faces, largest first, in pixels of `image`; boxes may reach beyond it.
+
+        Raises:
+            FileNotFoundError: the package `mtcnn` is not installed.
+        """
+        if len(expected) and not search:
+            faces = self.aim(image, expected)
+            if None not in faces and not _any_twice(faces):
+                return _largest_first(faces)
+        return self.detect(image)
+
+    def _accepts(self, face: Face) -> bool:
+        return face.confidence >= self.min_confidence and face.size >= self.min_face
+
+
+def _to_face(row: np.ndarray) -> Face:
+    return Face(row[:4], row[5:].reshape(5, 2), float(row[4]))
+
+
+def _largest_first(faces: Iterable[Face]) -> list[Face]:
+    return sorted(faces, key=lambda face: face.size, reverse=True)
+
+
+def _in_sight(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Which boxes a network can be shown: finite, in the frame, not out of all size."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    inside = np.minimum(boxes[:, 2:], shape[::-1]) - np.maximum(boxes[:, :2], 0)
+    return ((inside >= 1) & (sides <= 4 * max(shape))).all(axis=1)
+
+
+def _any_twice(faces: list[Face]) -> bool:
+    boxes = [face.box for face in faces]
+    return bool(np.triu(intersection_over_union(boxes, boxes) > _SAME_FACE, 1).any())

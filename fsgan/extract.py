@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from fsgan.detection import FaceDetector, LandmarkDetector
+from fsgan.detection import FaceDetector
 from fsgan.geometry import (
     MEAN_LANDMARKS,
     Face,
@@ -27,6 +27,7 @@ from fsgan.images import (
     write_beside,
     write_image,
 )
+from fsgan.landmarks import LandmarkDetector
 from fsgan.masks import eye_mask_from_5_landmarks, eye_mask_from_68_landmarks, overlay
 from fsgan.video import probe, read_frames
 
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 RECORD = "faces.json"
 CROP_SIZE = 256
+_BATCH = 16
 MASK_METHODS = ("auto", "face_alignment", "five_points")
 
 
@@ -61,7 +63,8 @@ class EyeMasks:
     Attributes:
         method: the method used, "face_alignment" or "five_points".
         files: the masks written, in the order of the faces.
-        contact_sheet: RGB uint8 picture, rows of face, mask and overlay.
+        contact_sheet: RGB uint8 picture of up to 32 masks over their faces, those
+            first that differ most from the mask of the mean shape: the likeliest wrong.
     """
 
     method: str
@@ -75,14 +78,17 @@ def extract_faces(
     *,
     every: int = 6,
     min_face: float = 30,
-    min_confidence: float = 0.9,
+    min_confidence: float = 0.95,
 ) -> ExtractedFaces:
     """Cuts the faces out of a video or photos, aligned to one mean shape.
 
     Each face is warped once, from the full frame to a 256x256 crop. The crops are named
     after the source and the frame, so that several sources of one person can share a
     folder; a source that is extracted again replaces its own crops. The crops appear
-    when all are done: after a fault the folder is as before. `faces.json` in the folder
+    when all are done: after a fault the folder is as before. After an interrupt the
+    crops found so far are kept, beside those that the source had; to extract it again
+    replaces them all. A face whose points are no numbers or coincide is left out, and
+    the log says how many were. `faces.json` in the folder
     says for each crop where it comes from: file, source, frame index, time in
     seconds, box, five points, confidence, matrix (frame pixels to crop pixels).
 
@@ -113,11 +119,13 @@ def extract_faces(
         for entry in read_record(out_dir)
         if entry["source"] != str(source)
     }
-    found, frames, with_face = [], 0, 0
+    found, frames, with_face, unusable = [], 0, 0, 0
     unfinished = out_dir / f".unfinished-{os.getpid()}"
     try:
         for name, index, time, image in _sampled_frames(source, every):
-            faces = detector.detect(image)
+            detected = detector.detect(image)
+            faces = [face for face in detected if _usable(face)]
+            unusable += len(detected) - len(faces)
             frames, with_face = frames + 1, with_face + bool(faces)
             for number, face in enumerate(faces):
                 matrix = crop_matrix(face.landmarks, CROP_SIZE)
@@ -130,12 +138,30 @@ def extract_faces(
                 taken[file] = str(source)
                 write_image(unfinished / file, align(image, matrix, CROP_SIZE))
                 found.append(_entry(file, source, index, time, face, matrix))
+        if unusable:
+            log.warning(
+                "left out %d faces of %s: their points are no numbers or coincide",
+                unusable,
+                source,
+            )
         if not found:
             raise ValueError(
                 f"no face found in {source} ({frames} frames searched): try a smaller "
                 "min_face or min_confidence, every=1, or footage with larger faces"
             )
         _replace(out_dir, source, unfinished, found)
+    except KeyboardInterrupt:
+        # The last crop may be half written; what is recorded is whole.
+        if found:
+            _replace(out_dir, source, unfinished, found, keep=True)
+            log.warning(
+                "interrupted: %s keeps the %d faces found in %d frames of %s",
+                out_dir,
+                len(found),
+                frames,
+                source,
+            )
+        raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     log.info("%d faces in %d of %d frames of %s", len(found), with_face, frames, source)
@@ -159,7 +185,7 @@ def make_eye_masks(
             at hand, else the second, and logs which.
 
     Returns:
-        The method used, the files and a picture of up to 8 masks.
+        The method used, the files and a picture of the masks to look at first.
 
     Raises:
         FileNotFoundError: there are no crops, or what "face_alignment" needs is
@@ -177,27 +203,30 @@ def make_eye_masks(
         raise ValueError(f"faces and masks need two folders, got {faces_dir} for both")
     method, network = _mask_method(method)
     recorded = {entry["file"]: entry for entry in read_record(faces_dir)}
-    files, samples = [], []
-    shown = set(_evenly(crops, 8))
-    for path in tqdm(crops, desc="eye masks", unit="face"):
-        crop = read_image(path)
-        size, width = crop.shape[:2]
-        if size != width:
-            raise ValueError(
-                f"faces must be square crops, as extract_faces writes them, but {path} "
-                f"is {width}x{size} pixels"
-            )
-        if network is not None:
-            mask = eye_mask_from_68_landmarks(network.detect(crop), size)
-        else:
-            points = _crop_landmarks(recorded.get(path.name), size)
-            mask = eye_mask_from_5_landmarks(points, size)
-        gray = np.repeat(np.round(mask * 255).astype(np.uint8), 3, axis=-1)
-        files.append(masks_dir / f"{path.stem}.png")
-        write_image(files[-1], gray)
-        if path in shown:
-            samples += [crop, gray, overlay(crop, mask)]
-    return EyeMasks(method, files, contact_sheet(samples, columns=3, size=CROP_SIZE))
+    files, agreement = [masks_dir / f"{path.stem}.png" for path in crops], []
+    progress = tqdm(total=len(crops), desc="eye masks", unit="face")
+    with progress:
+        for start in range(0, len(crops), _BATCH):
+            paths = crops[start : start + _BATCH]
+            batch = [_read_crop(path) for path in paths]
+            points = network.detect(batch) if network is not None else []
+            for index, (path, crop) in enumerate(zip(paths, batch, strict=True)):
+                size = len(crop)
+                if network is not None:
+                    mask = eye_mask_from_68_landmarks(points[index], size)
+                else:
+                    five = _crop_landmarks(recorded.get(path.name), size)
+                    mask = eye_mask_from_5_landmarks(five, size)
+                gray = np.repeat(np.round(mask * 255).astype(np.uint8), 3, axis=-1)
+                write_image(files[start + index], gray)
+                agreement.append(_agreement(mask))
+                progress.update()
+    worst = np.argsort(agreement, kind="stable")[:32]
+    overlays = [
+        overlay(read_image(crops[index]), read_image(files[index])[..., :1] / 255)
+        for index in worst
+    ]
+    return EyeMasks(method, files, contact_sheet(overlays, size=128))
 
 
 def read_record(faces_dir: str | Path) -> list[dict]:
@@ -264,15 +293,33 @@ def _entry(
     }
 
 
-def _replace(out_dir: Path, source: Path, new: Path, found: list[dict]) -> None:
-    """Puts the new crops and entries of a source in the place of its old ones."""
+def _usable(face: Face) -> bool:
+    """Whether the crop of a face can be cut."""
+    if not np.isfinite([*face.box, *face.landmarks.ravel(), face.confidence]).all():
+        return False
+    return bool(np.ptp(face.landmarks, axis=0).max() > 0)
+
+
+def _replace(
+    out_dir: Path, source: Path, new: Path, found: list[dict], keep: bool = False
+) -> None:
+    """Puts the new crops and entries of a source in the place of its old ones.
+
+    With `keep`, old ones stay where there are no new ones of their name.
+    """
     for entry in found:
-        os.replace(new / entry["file"], out_dir / entry["file"])
-    old = read_record(out_dir)
+        # Again after an interrupt, some may have their place already.
+        if (new / entry["file"]).exists():
+            os.replace(new / entry["file"], out_dir / entry["file"])
+    old, files = read_record(out_dir), {entry["file"] for entry in found}
     stale = {entry["file"] for entry in old if entry["source"] == str(source)}
-    for file in stale - {entry["file"] for entry in found}:
+    for file in set() if keep else stale - files:
         (out_dir / file).unlink(missing_ok=True)
-    kept = [entry for entry in old if entry["source"] != str(source)]
+    kept = [
+        entry
+        for entry in old
+        if entry["file"] not in files and (keep or entry["source"] != str(source))
+    ]
     with write_beside(out_dir / RECORD) as path:
         path.write_text(json.dumps({"faces": kept + found}, indent=1), encoding="utf-8")
 
@@ -289,6 +336,24 @@ def _mask_method(method: str) -> tuple[str, LandmarkDetector | None]:
             raise
         log.warning("crude eye masks from five points, because %s", error)
         return "five_points", None
+
+
+def _read_crop(path: Path) -> np.ndarray:
+    """Reads a crop and checks that it is one."""
+    crop = read_image(path)
+    height, width = crop.shape[:2]
+    if height != width:
+        raise ValueError(
+            f"faces must be square crops, as extract_faces writes them, but {path} "
+            f"is {width}x{height} pixels"
+        )
+    return crop
+
+
+def _agreement(mask: np.ndarray) -> float:
+    """How well a mask overlaps the mask of the mean shape, in [0, 1]."""
+    mean = eye_mask_from_5_landmarks(_crop_landmarks(None, len(mask)), len(mask)) > 0.5
+    return float(((mask > 0.5) & mean).sum() / ((mask > 0.5) | mean).sum())
 
 
 def _crop_landmarks(entry: dict | None, size: int) -> np.ndarray:

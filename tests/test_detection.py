@@ -1,20 +1,19 @@
-"""Real faces through the real detector; the landmark network by a stand-in."""
-
-import hashlib
-import sys
-from importlib.machinery import ModuleSpec
-from pathlib import Path
-from types import ModuleType
-from urllib.error import URLError
+"""Real faces through the real detector, searched for and aimed at."""
 
 import cv2
 import numpy as np
 import pytest
+from matplotlib.cbook import get_sample_data
 from skimage.data import astronaut
 
-from fsgan import detection, weights
-from fsgan.detection import FAN_WEIGHTS, FaceDetector, LandmarkDetector
-from fsgan.geometry import MEAN_LANDMARKS, crop_matrix, transform_points
+from fsgan.detection import FaceDetector
+from fsgan.geometry import (
+    MEAN_LANDMARKS,
+    crop_matrix,
+    intersection_over_union,
+    transform_points,
+)
+from fsgan.images import read_image
 
 # Seen with the eye in scikit-image's photograph, (x, y): eyes, nose, mouth corners.
 POINTS = np.array([[204, 101], [246, 103], [225, 126], [203, 138], [245, 141]])
@@ -66,22 +65,49 @@ def test_points_are_not_rounded_to_pixels(detector, portrait):
     assert np.abs(face.landmarks - face.landmarks.round()).max() > 0.05
 
 
-def test_a_find_in_the_half_sized_picture_is_scaled_to_the_frame(monkeypatch):
+def test_unsure_and_small_finds_are_left_out(monkeypatch):
+    points = [20, 30, 40, 30, 30, 45, 22, 60, 38, 60]
+    unsure, small, fine, huge = (
+        [10, 20, 70, 90, 0.89, *points],
+        [10, 20, 57, 90, 0.95, *points],
+        [10, 20, 70, 90, 0.95, *points],
+        [0, 0, 90, 100, 0.9, *points],
+    )
+    asked = []
+
     class Networks:
-        def detect_faces(self, image, **options):
-            assert image.shape == (100, 151, 3)
-            points = [40, 60, 50, 42, 58, 30, 31, 40, 50, 51]  # five x, five y
-            sure, unsure = [0, 20, 10, 80, 70, 0.95], [0, 20, 10, 80, 70, 0.85]
-            small = [0, 20, 10, 43, 70, 0.95]
-            return np.array([box + points for box in (small, unsure, sure)])
+        def search(self, image, min_face):
+            asked.append(min_face)
+            return np.array([small, fine, huge, unsure], float)
 
     detector = FaceDetector(min_face=48, min_confidence=0.9)
-    monkeypatch.setattr(detector, "_networks", Networks)
-    [face] = detector.detect(np.zeros((200, 302, 3), np.uint8))
-    np.testing.assert_allclose(face.box, [40, 20, 160, 140])
-    # The centre of pixel 40 of the half lies between pixels 80 and 81 of the whole.
-    np.testing.assert_allclose(face.landmarks[:2], [[80.5, 60.5], [120.5, 62.5]])
-    assert face.confidence == 0.95
+    monkeypatch.setattr(detector, "_cascade", Networks())
+    first, second = detector.detect(np.zeros((200, 302, 3), np.uint8))
+    assert (first.size, second.size) == (90, 60)
+    np.testing.assert_array_equal(second.box, [10, 20, 70, 90])
+    np.testing.assert_array_equal(second.landmarks[:2], [[20, 30], [40, 30]])
+    assert second.confidence == 0.95
+    assert asked == [40]
+
+
+def test_other_pictures_other_faces():
+    hopper = read_image(get_sample_data("grace_hopper.jpg", asfileobj=False))
+    [face] = FaceDetector(min_face=60).detect(hopper)
+    # Seen with the eye: eyes, nose, mouth corners.
+    seen = [[221, 189], [306, 187], [267, 240], [231, 278], [306, 276]]
+    assert np.abs(face.landmarks - seen).max() < 8
+
+
+@pytest.mark.parametrize("min_face", [20, 40, 80, 120])
+@pytest.mark.parametrize("share", [1.08, 1.5, 3])
+def test_faces_of_all_sizes_asked_for_are_found(portrait, min_face, share):
+    [known] = FaceDetector(min_face=60).detect(portrait)
+    scale = share * min_face / known.size
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    image = cv2.resize(portrait, None, fx=scale, fy=scale, interpolation=way)
+    [face, *_] = FaceDetector(min_face).detect(image)
+    points = (face.landmarks + 0.5) / scale - 0.5
+    assert np.abs(points - known.landmarks).max() < 0.08 * known.size
 
 
 def test_the_picture_is_left_as_it_is(detector, portrait):
@@ -127,114 +153,177 @@ def test_thresholds_out_of_range_are_refused(settings, message):
         FaceDetector(**settings)
 
 
-# Landmarks: the package is an extra, so its place is taken by modules that say what
-# they are asked.
+# Aimed
 
 
-class StandIn:
-    """What `face_alignment.FaceAlignment` is to us."""
-
-    loaded_from = None
-    fault = None
-
-    def __init__(self, kind, **settings):
-        if StandIn.fault is not None:
-            raise StandIn.fault
-        StandIn.loaded_from = Path(sys.modules["torch.hub"].get_dir())
-        assert kind == "2D"
-        assert settings["face_detector"] == "folder"
-        assert settings["device"] == "cpu"
-
-    def get_landmarks_from_image(self, image, detected_faces):
-        [[left, top, right, bottom]] = detected_faces
-        # The real one fills a tensor with these: NumPy's numbers are refused there.
-        assert type(left) is type(bottom) is int
-        x = np.linspace(left, right - 1, 68, dtype=np.float32)
-        return [np.stack([x, np.full(68, (bottom - top) / 2, np.float32)], -1)]
+def test_aimed_at_a_face_finds_the_one_of_the_search(detector, portrait):
+    [face] = detector.detect(portrait)
+    sides = np.tile(face.box[2:] - face.box[:2], 2)
+    for off in ([0, 0, 0, 0], [0.1, 0.1, 0.1, 0.1], [-0.1, 0.1, -0.1, 0.1]):
+        [aimed] = detector.aim(portrait, [face.box + off * sides])
+        assert intersection_over_union(aimed.box, face.box).item() > 0.9
+        assert np.abs(aimed.landmarks - face.landmarks).max() < 0.04 * face.size
+    for grown in (0.85, 1.2):
+        [aimed] = detector.aim(portrait, [scaled(face.box, grown)])
+        assert intersection_over_union(aimed.box, face.box).item() > 0.9
 
 
-@pytest.fixture
-def standin(tmp_path, monkeypatch) -> Path:
-    """A working folder with face-alignment and torch "installed"; torch's cache."""
-    hub_dir = [str(tmp_path / "cache" / "hub")]
-    torch, hub = ModuleType("torch"), ModuleType("torch.hub")
-    hub.get_dir = lambda: hub_dir[0]
-    hub.set_dir = lambda path: hub_dir.__setitem__(0, str(path))
-    torch.hub, torch.cuda = hub, ModuleType("torch.cuda")
-    torch.cuda.is_available = lambda: False
-    package = ModuleType("face_alignment")
-    package.__spec__ = ModuleSpec("face_alignment", None)
-    package.FaceAlignment = StandIn
-    package.LandmarksType = type("LandmarksType", (), {"TWO_D": "2D"})
-    for module in (torch, hub, torch.cuda, package):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(weights, "FOLDERS", (tmp_path / "weights",))
-    monkeypatch.setattr(
-        detection, "FAN_SHA256", hashlib.sha256(b"weights").hexdigest()[:10]
+def scaled(box: np.ndarray, factor: float) -> np.ndarray:
+    centre = np.tile(box[:2] + box[2:], 2) / 2
+    return centre + (box - centre) * factor
+
+
+def test_aiming_again_and_again_does_not_drift(detector, portrait):
+    [face] = detector.detect(portrait)
+    box = face.box
+    for _ in range(30):
+        [aimed] = detector.aim(portrait, [box])
+        box = aimed.box
+    assert intersection_over_union(box, face.box).item() > 0.9
+    assert np.abs(aimed.landmarks - face.landmarks).max() < 0.04 * face.size
+
+
+def test_each_box_gets_its_answer(detector, portrait):
+    [face] = detector.detect(portrait)
+    nothing = np.array([5.0, 200, 85, 290])
+    first, second, third = detector.aim(portrait, [nothing, face.box, nothing])
+    assert first is None
+    assert third is None
+    assert intersection_over_union(second.box, face.box).item() > 0.9
+    assert detector.aim(portrait, []) == []
+
+
+def test_an_aim_beside_the_face_misses(detector, portrait):
+    [face] = detector.detect(portrait)
+    beside = face.box + np.array([face.size, 0, face.size, 0])
+    assert detector.aim(portrait, [beside]) == [None]
+
+
+@pytest.mark.parametrize(("shift", "seen"), [(50, True), (56, False)])
+def test_a_face_that_is_not_where_it_was_expected_is_missed(monkeypatch, shift, seen):
+    class Networks:
+        def settle(self, image, boxes):
+            return np.hstack(
+                [boxes + np.array([shift, 0, shift, 0]), [[0.99] + 10 * [60.0]]]
+            )
+
+    detector = FaceDetector(min_face=40)
+    monkeypatch.setattr(detector, "_cascade", Networks())
+    # Moved by x of 100 the overlap is (100 - x) / (100 + x): 0.33 and 0.28.
+    [aimed] = detector.aim(
+        np.zeros((200, 200, 3), np.uint8), [np.array([9, 9, 109, 99])]
     )
-    monkeypatch.setattr(StandIn, "loaded_from", None)
-    monkeypatch.setattr(StandIn, "fault", None)
-    yield tmp_path
-    assert hub.get_dir() == str(tmp_path / "cache" / "hub")  # as it was
+    assert (aimed is not None) == seen
 
 
-def put(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True)
-    path.write_bytes(content)
+@pytest.mark.parametrize(
+    "box",
+    [
+        [np.nan, 10, 50, 60],
+        [10, 10, np.inf, 60],
+        [-np.inf, -np.inf, np.inf, np.inf],
+        [50, 10, 50, 60],
+        [50, 60, 10, 10],
+        [-90, -90, -20, -20],
+        [1000, 1000, 1100, 1100],
+        [-1e6, -1e6, 1e6, 1e6],
+    ],
+)
+def test_an_aim_out_of_sight_misses(detector, portrait, box):
+    assert detector.aim(portrait, [np.array(box)]) == [None]
 
 
-def test_a_missing_package_is_said_with_the_way_to_install_it(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(
-        FileNotFoundError, match=r"face-alignment is not installed: pip"
-    ):
-        LandmarkDetector()
+@pytest.mark.parametrize("shape", [(0, 0), (0, 40), (1, 1), (2, 300)])
+def test_degenerate_pictures_give_none(detector, shape):
+    image = np.full((*shape, 3), 128, np.uint8)
+    assert detector.detect(image) == []
+    assert detector.aim(image, [np.array([0.0, 0, 60, 80])]) == [None]
+    assert detector.find(image, [np.array([0.0, 0, 60, 80])]) == []
 
 
-def test_missing_weights_are_said_with_their_place(standin):
-    with pytest.raises(
-        FileNotFoundError, match="weights of face-alignment are missing"
-    ):
-        LandmarkDetector()
+def test_a_face_cut_by_the_border_is_found(detector, portrait):
+    [face] = detector.detect(portrait)
+    left = int(face.box[0] + 0.12 * face.size)
+    cut = np.ascontiguousarray(portrait[:, left:])
+    [searched] = detector.detect(cut)
+    [aimed] = detector.aim(cut, [face.box - [left, 0, left, 0]])
+    for found in (searched, aimed):
+        assert np.abs(found.landmarks - face.landmarks + (left, 0)).max() < 12
+    assert searched.box[0] < 3
 
 
-def test_weights_of_the_weights_folder_are_used(standin):
-    put(standin / "weights" / FAN_WEIGHTS, b"weights")
-    LandmarkDetector()
-    assert StandIn.loaded_from == standin / "weights" / "hub"
+def test_a_face_larger_than_the_frame_does_no_harm(detector, portrait):
+    [face] = detector.detect(portrait)
+    left, top, right, bottom = scaled(face.box, 0.7).round().astype(int)
+    close = np.ascontiguousarray(portrait[top:bottom, left:right])
+    box = face.box - np.tile([left, top], 2)
+    for found in [*detector.detect(close), *detector.aim(close, [box])]:
+        assert found is None or np.isfinite(found.landmarks).all()
 
 
-def test_weights_of_torch_s_cache_are_used(standin):
-    put(standin / "cache" / FAN_WEIGHTS, b"weights")
-    LandmarkDetector()
-    assert StandIn.loaded_from == standin / "cache" / "hub"
+def test_networks_that_answer_nan_find_nothing(portrait):
+    detector = FaceDetector(min_face=40)
+    [face] = detector.detect(portrait)
+    finish = detector._cascade._finisher
+
+    class Broken:
+        def setInput(self, images):  # noqa: N802
+            finish.setInput(images)
+
+        def forward(self):
+            return np.full_like(finish.forward(), np.nan)
+
+    detector._cascade._finisher = Broken()
+    assert detector.detect(portrait) == []
+    assert detector.aim(portrait, [face.box]) == [None]
 
 
-@pytest.mark.parametrize("folder", ["weights", "cache"])
-@pytest.mark.parametrize("download", [False, True])
-def test_damaged_weights_are_refused(standin, folder, download):
-    put(standin / folder / FAN_WEIGHTS, b"weight")
-    with pytest.raises(ValueError, match=r"2DFAN4-11f355bf06.pth.tar is damaged"):
-        LandmarkDetector(download)
-    assert StandIn.loaded_from is None
+# From frame to frame
 
 
-def test_a_failed_download_is_one_sentence(standin, monkeypatch):
-    monkeypatch.setattr(StandIn, "fault", URLError("no route"))
-    with pytest.raises(
-        FileNotFoundError, match=r"could not be downloaded \(no route\)"
-    ):
-        LandmarkDetector(download=True)
+class Counting(FaceDetector):
+    """Says how often the whole frame was searched."""
+
+    searches = 0
+
+    def detect(self, image):
+        self.searches += 1
+        return super().detect(image)
 
 
-def test_an_allowed_download_is_left_to_the_package(standin):
-    LandmarkDetector(download=True)
-    assert StandIn.loaded_from == standin / "cache" / "hub"
+def test_only_what_is_not_expected_is_searched_for(portrait):
+    detector = Counting(min_face=40)
+    [face] = detector.find(portrait, [])
+    assert detector.searches == 1
+    [again] = detector.find(portrait, [face.box])
+    assert detector.searches == 1
+    assert intersection_over_union(again.box, face.box).item() > 0.9
+    [again] = detector.find(portrait, [face.box], search=True)
+    assert detector.searches == 2
+    np.testing.assert_array_equal(again.box, face.box)
 
 
-def test_the_whole_crop_is_the_face(standin):
-    points = LandmarkDetector(download=True).detect(np.zeros((200, 200, 3), np.uint8))
-    assert points.shape == (68, 2)
-    assert points[0, 0] == 0
-    assert points[-1, 0] == 199
-    assert points[0, 1] == 100
+def test_a_missed_aim_is_a_search(portrait):
+    detector = Counting(min_face=40)
+    gone = np.array([5.0, 200, 85, 290])
+    [face] = detector.find(portrait, [gone])
+    assert detector.searches == 1
+    assert len(detector.find(portrait, [face.box, gone])) == 1
+    assert detector.searches == 2
+
+
+def test_two_aims_at_one_face_are_a_search(portrait):
+    detector = Counting(min_face=40)
+    [face] = detector.find(portrait, [])
+    assert len(detector.find(portrait, [face.box, face.box + 4])) == 1
+    assert detector.searches == 2
+
+
+def test_frames_may_change_their_size(detector, portrait):
+    expected = []
+    for scale in (1, 0.7, 1.4, 1):
+        frame = cv2.resize(portrait, None, fx=scale, fy=scale)
+        [face] = detector.find(frame, expected)
+        points = face.landmarks / scale
+        assert np.abs(points - detector.detect(portrait)[0].landmarks).max() < 6
+        expected = [face.box]

@@ -83,8 +83,8 @@ def test_the_crude_mask_is_two_ellipses():
     landmarks[1, 1] = landmarks[0, 1]  # level eyes
     mask = eye_mask_from_5_landmarks(landmarks)[..., 0] > 0.5
     y, x = np.mgrid[:256, :256]
-    ellipses = [  # 0.10 and 0.055 of 256, and half of the pixel drawn at the border
-        ((x - eye[0]) / 26.1) ** 2 + ((y - eye[1]) / 14.58) ** 2 <= 1
+    ellipses = [  # 0.10 and 0.06 of 256, and half of the pixel drawn at the border
+        ((x - eye[0]) / 26.1) ** 2 + ((y - eye[1] - 3.2) / 15.86) ** 2 <= 1
         for eye in landmarks[:2]
     ]
     expected = ellipses[0] | ellipses[1]
