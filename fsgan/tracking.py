@@ -1,7 +1,9 @@
-"""Faces linked over frames, each followed by its own Kalman filter."""
+"""Faces linked over frames, each followed by its own Kalman filter; shot cuts."""
 
 from dataclasses import dataclass, field
+from itertools import count
 
+import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
@@ -10,6 +12,11 @@ from fsgan.geometry import Face, intersection_over_union
 # Of the face's size, between expected and found points. Within a shot up to 0.11 was
 # seen; more is a cut to nearly the same place.
 _MAX_JUMP = 0.15
+# Of the similarity of two frames; 0.65 and more was seen within a shot, and where
+# sentences of one speaker are joined; most shots of different scenes are below 0.2.
+_MIN_SIMILARITY = 0.5
+_UNKNOWN_VELOCITY = 1e4  # variance, (pixels a frame) squared
+_THUMBNAIL = (64, 36)  # pixels, what frames are compared at
 
 
 class KalmanFilter:
@@ -69,6 +76,87 @@ class KalmanFilter:
         return self.position
 
 
+def smooth(measurements: np.ndarray, seen: np.ndarray, noise: float) -> np.ndarray:
+    """Smooths a path looking both ways: without lag, and across gaps.
+
+    The model is that of `KalmanFilter`, but that nothing is presumed of the first
+    velocity.
+
+    Args:
+        measurements: float (n, ...), n >= 1, pixels; what stands where nothing was
+            seen is not looked at.
+        seen: bool (n,), where there is a measurement; the first is one.
+        noise: process noise relative to the measurement noise, above 0.
+
+    Returns:
+        float64 (n, ...), the smoothed path.
+
+    Raises:
+        ValueError: `noise` is not above 0, or the path does not begin with a
+            measurement.
+
+    Source: Rauch, Tung and Striebel, "Maximum likelihood estimates of linear dynamic
+    systems", 1965.
+    """
+    if not (len(seen) and seen[0]):
+        raise ValueError("the path must begin with a measurement: seen[0] is not True")
+    kalman = KalmanFilter(measurements[0], noise)
+    kalman.covariance = np.diag([1.0, _UNKNOWN_VELOCITY])
+    step = np.array([[1.0, 1.0], [0.0, 1.0]])
+    states, gains = [np.stack([kalman.position, kalman.velocity])], []
+    for measurement, is_seen in zip(measurements[1:], seen[1:], strict=True):
+        filtered = kalman.covariance
+        kalman.predict()
+        gains.append(filtered @ step.T @ np.linalg.inv(kalman.covariance))
+        if is_seen:
+            kalman.correct(measurement)
+        states.append(np.stack([kalman.position, kalman.velocity]))
+    for index in reversed(range(len(gains))):
+        expected = np.tensordot(step, states[index], axes=1)
+        surprise = states[index + 1] - expected
+        states[index] = states[index] + np.tensordot(gains[index], surprise, axes=1)
+    return np.array(states)[:, 0]
+
+
+class CutDetector:
+    """Tells where one shot ends and the next begins.
+
+    Thumbnails of successive frames are compared by the contrast and structure terms of
+    the structural similarity: a change of light is no cut, nor is a flat frame that
+    follows another.
+
+    Source: Wang et al., "Image quality assessment: from error visibility to structural
+    similarity", 2004.
+    """
+
+    def __init__(self) -> None:
+        """Starts before the first frame."""
+        self._shape: tuple[int, ...] | None = None
+        self._last = np.zeros(_THUMBNAIL[::-1])
+
+    def is_cut(self, frame: np.ndarray) -> bool:
+        """Compares the next frame with the one before.
+
+        Args:
+            frame: RGB uint8 (height, width, 3).
+
+        Returns:
+            Whether it begins a new shot; a frame of another size does, the first frame
+            of all does not.
+        """
+        small = cv2.resize(frame, _THUMBNAIL, interpolation=cv2.INTER_AREA)
+        gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(float)
+        known = self._shape is not None
+        same_size = frame.shape == self._shape
+        ((variance, shared), (_, last_variance)) = np.cov(
+            gray.ravel(), self._last.ravel()
+        )
+        steady = (0.03 * 255) ** 2  # keeps the noise of flat frames from counting
+        similarity = (2 * shared + steady) / (variance + last_variance + steady)
+        self._shape, self._last = frame.shape, gray
+        return known and not (same_size and similarity >= _MIN_SIMILARITY)
+
+
 @dataclass(eq=False)
 class Track:
     """One face followed over frames.
@@ -76,11 +164,16 @@ class Track:
     Attributes:
         number: counts the tracks of a video from 0.
         face: the face of the last frame in which it was seen, smoothed.
-        missed: frames since then.
+        found: the same face as the detector gave it.
+        run: counts, over the tracks of a video, the stretches without a jump. Nothing
+            may be smoothed from one to the next.
+        missed: frames since the face was seen.
     """
 
     number: int
     face: Face
+    found: Face
+    run: int
     missed: int = 0
     _filter: KalmanFilter | None = field(default=None, repr=False)
 
@@ -90,8 +183,8 @@ class FaceTracker:
 
     Faces are linked where their boxes overlap most (Hungarian assignment). A face that
     overlaps none, as after a cut, starts a new track from its own measurement; where a
-    cut leads to nearly the same place, the track's filter starts anew. So nothing is
-    smoothed across a cut or from one person to another.
+    cut leads to nearly the same place, the track's filter starts anew: another run. So
+    nothing is smoothed across a cut or from one person to another.
     """
 
     def __init__(
@@ -124,21 +217,38 @@ class FaceTracker:
         self.min_overlap = min_overlap
         self.max_missed = max_missed
         self._tracks: list[Track] = []
-        self._started = 0
+        self._numbers, self._runs = count(), count()
+
+    def expected_boxes(self) -> list[np.ndarray]:
+        """Says where the faces should be in the next frame.
+
+        Returns:
+            float (4,) each, (left, top, right, bottom): the boxes of all tracks, those
+            that wait for their face included.
+        """
+        return [self._expected_box(track) for track in self._tracks]
+
+    def end_tracks(self) -> None:
+        """Ends all tracks: the next frame is of another shot."""
+        self._tracks = []
 
     def update(self, faces: list[Face]) -> list[Track]:
         """Takes in the faces of the next frame.
 
         Args:
-            faces: the faces found in it, possibly none.
+            faces: the faces found in it, possibly none; one that holds a value that
+                is no number is left out.
 
         Returns:
             The tracks seen in this frame; each `Track.face` is the smoothed face.
         """
-        expected = [self._expected_box(track) for track in self._tracks]
+        faces = [face for face in faces if np.isfinite(_measurement(face)).all()]
         overlap = intersection_over_union(
-            np.array(expected), np.array([face.box for face in faces])
+            np.array(self.expected_boxes()), np.array([face.box for face in faces])
         )
+        for track in self._tracks:
+            if track._filter is not None:
+                track._filter.predict()
         pairs = [
             (row, column)
             for row, column in zip(*linear_sum_assignment(-overlap), strict=True)
@@ -154,22 +264,24 @@ class FaceTracker:
         return seen
 
     def _expected_box(self, track: Track) -> np.ndarray:
-        """Moves the filter one frame ahead; where the track's box should be now."""
+        """Where the track's box should be in the next frame."""
         if track._filter is None:
             return track.face.box
-        return track._filter.predict()[:2].ravel()
+        return (track._filter.position + track._filter.velocity)[:2].ravel()
 
-    def _follow(self, track: Track, face: Face) -> Track:
+    def _follow(self, track: Track, found: Face) -> Track:
         """Corrects a track by the face found for it."""
-        if track._filter is not None:
-            measurement = _measurement(face)
-            jump = np.linalg.norm(measurement - track._filter.position, axis=1)[2:]
-            if jump.mean() > _MAX_JUMP * face.size:
-                track._filter = KalmanFilter(measurement, self.noise)
-            else:
-                state = track._filter.correct(measurement)
-                face = Face(state[:2].ravel(), state[2:], face.confidence)
-        track.face, track.missed = face, 0
+        track.face, track.found, track.missed = found, found, 0
+        if track._filter is None:
+            return track
+        measurement = _measurement(found)
+        jump = np.linalg.norm(measurement - track._filter.position, axis=1)[2:]
+        if jump.mean() > _MAX_JUMP * found.size:
+            track._filter = KalmanFilter(measurement, self.noise)
+            track.run = next(self._runs)
+        else:
+            state = track._filter.correct(measurement)
+            track.face = Face(state[:2].ravel(), state[2:], found.confidence)
         return track
 
     def _start(self, face: Face) -> Track:
@@ -177,8 +289,7 @@ class FaceTracker:
         kalman = None
         if self.noise is not None:
             kalman = KalmanFilter(_measurement(face), self.noise)
-        self._started += 1
-        return Track(self._started - 1, face, _filter=kalman)
+        return Track(next(self._numbers), face, face, next(self._runs), _filter=kalman)
 
 
 def _measurement(face: Face) -> np.ndarray:

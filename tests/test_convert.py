@@ -6,10 +6,14 @@ from skimage.data import astronaut
 
 from fsgan import ConvertSettings, FaceSwapper, convert_image, convert_video
 from fsgan.checkpoint import save_checkpoint
+from fsgan.detection import FaceDetector
+from fsgan.extract import extract_faces
+from fsgan.following import follow_faces
 from fsgan.gan import FaceSwapGAN
 from fsgan.images import read_image, write_image
 from fsgan.models import ModelConfig
 from fsgan.provenance import read_marks
+from fsgan.sample import make_sample_clips
 from fsgan.video import probe, read_frames
 from fsgan.video_writer import VideoWriter
 
@@ -43,6 +47,25 @@ def clip(tmp_path_factory):
             moved = np.roll(portrait, 2 * index, axis=1)
             writer.write(noise if index == 5 else moved)
     return path
+
+
+@pytest.fixture(scope="module")
+def two_people(tmp_path_factory):
+    """Hopper on the left and Collins on the right; a clip of Collins alone."""
+    folder = tmp_path_factory.mktemp("two")
+    clips = make_sample_clips(folder, seconds=0.4, size=(320, 180))
+    with VideoWriter(folder / "two.mp4", 640, 180, Fraction(25)) as writer:
+        for pair in zip(*map(frames_of, clips), strict=True):
+            writer.write(np.hstack(pair))
+    return folder / "two.mp4", clips[1]
+
+
+def changed_halves(source, swapped):
+    """How much the left and the right half of the frames have changed at most."""
+    pairs = zip(frames_of(source), frames_of(swapped), strict=True)
+    difference = [np.abs(a.astype(float) - b).mean(-1) for a, b in pairs]
+    blocks = np.array(difference).reshape(len(difference), 9, 20, 32, 20).mean((2, 4))
+    return blocks[..., :16].max(), blocks[..., 16:].max()
 
 
 def frames_of(path):
@@ -199,6 +222,7 @@ def test_a_photo_without_a_face_is_written_as_it_is(model_dir, tmp_path, caplog)
         ({"layout": 4}, r"layout must be one of \(1, 2, 3\), got 4"),
         ({"min_alpha": 1.5}, r"min_alpha must be in \[0, 1\], got 1.5"),
         ({"feather": 0}, "feather must be in"),
+        ({"search_every": 0}, "search_every must be at least 1, got 0"),
         ({"crf": 52}, "crf must be in 0..51, got 52"),
         ({"min_face": 10}, "min_face must be at least 20 pixels, got 10"),
         ({"min_confidence": 0.5}, "min_confidence must be in"),
@@ -238,10 +262,105 @@ def test_a_file_that_is_no_video_leaves_nothing(model_dir, tmp_path):
 def test_an_interrupted_conversion_leaves_no_half_video(
     model_dir, clip, tmp_path, monkeypatch
 ):
-    def interrupt(self, frames):
+    def interrupt(self, *arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(FaceSwapper, "swap", interrupt)
     with pytest.raises(KeyboardInterrupt):
         convert_video(clip, tmp_path / "half.mp4", model_dir)
+    # The first pass is whole: the next conversion goes on from there.
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["half.faces.json", "half.tracks.png"]
+    monkeypatch.undo()
+    monkeypatch.setattr(FaceDetector, "find", interrupt)
+    result = convert_video(clip, tmp_path / "half.mp4", model_dir)
+    assert result.frames_with_face == FRAMES - 1
+
+
+def test_the_first_pass_can_be_made_before(model_dir, clip, tmp_path, monkeypatch):
+    followed = follow_faces(clip, tmp_path / "faces")
+    monkeypatch.setattr(FaceDetector, "find", None)
+    settings = ConvertSettings(smoothing=0.3)
+    result = convert_video(
+        clip, tmp_path / "swap.mp4", model_dir, settings, faces=tmp_path / "faces"
+    )
+    assert result.frames_with_face == FRAMES - 1
+    assert result.faces.tracks == followed.tracks
+
+
+def test_an_output_that_cannot_be_is_refused_before_the_search(
+    model_dir, clip, tmp_path
+):
+    with pytest.raises(ValueError, match=r"\.avi"):
+        convert_video(clip, tmp_path / "swap.avi", model_dir)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_faces_that_are_known_are_not_searched(model_dir, monkeypatch):
+    [face] = FaceDetector().detect(astronaut())
+    monkeypatch.setattr(FaceDetector, "find", None)
+    swapper = FaceSwapper(model_dir, ConvertSettings(color="none"))
+    results = swapper.swap([astronaut()] * 2, [[face], []])
+    assert [faces for _, faces in results] == [1, 0]
+    np.testing.assert_allclose(results[0][0][123, 226], 127.5, atol=1)
+    np.testing.assert_array_equal(results[1][0], astronaut())
+
+
+# One of two people
+
+
+def test_without_a_choice_both_are_swapped(model_dir, two_people, tmp_path):
+    result = convert_video(two_people[0], tmp_path / "swap.mp4", model_dir)
+    assert result.swapped == (0, 1)
+    assert min(changed_halves(two_people[0], result.path)) > 25
+
+
+@pytest.mark.parametrize("track", [0, 1])
+def test_a_track_is_chosen_by_its_number(model_dir, two_people, tmp_path, track):
+    result = convert_video(two_people[0], tmp_path / "s.mp4", model_dir, only=track)
+    assert result.swapped == (track,)
+    [face] = result.faces.faces(0, {track})
+    changed = changed_halves(two_people[0], result.path)
+    side = int(face.box[0] // 320)
+    assert changed[side] > 25
+    assert changed[1 - side] < 8  # encoding alone
+
+
+def test_several_tracks_are_chosen_by_their_numbers(model_dir, two_people, tmp_path):
+    out = tmp_path / "swap.mp4"
+    result = convert_video(two_people[0], out, model_dir, only=[0, 1], end=0.1)
+    assert result.swapped == (0, 1)
+
+
+@pytest.mark.parametrize("kind", ["photo", "folder"])
+def test_a_person_is_chosen_by_a_reference(model_dir, two_people, tmp_path, kind):
+    clip, alone = two_people
+    if kind == "folder":
+        reference = tmp_path / "faces"
+        extract_faces(alone, reference, every=3)
+    else:
+        reference = tmp_path / "collins.png"
+        write_image(reference, frames_of(alone)[0])
+    result = convert_video(clip, tmp_path / "swap.mp4", model_dir, only=reference)
+    left, right = changed_halves(clip, result.path)
+    assert len(result.swapped) == 1
+    assert left < 8 < 25 < right
+
+
+def test_a_track_that_is_not_there_is_named(model_dir, two_people, tmp_path):
+    with pytest.raises(ValueError, match=r"there is no 7 among \[0, 1\]"):
+        convert_video(two_people[0], tmp_path / "swap.mp4", model_dir, only=[0, 7])
+    assert not (tmp_path / "swap.mp4").exists()
+
+
+def test_a_reference_that_is_missing_is_named_before_the_search(
+    model_dir, two_people, tmp_path
+):
+    with pytest.raises(FileNotFoundError, match=r"nobody\.jpg"):
+        convert_video(
+            two_people[0],
+            tmp_path / "swap.mp4",
+            model_dir,
+            only=tmp_path / "nobody.jpg",
+        )
     assert list(tmp_path.iterdir()) == []

@@ -1,12 +1,14 @@
-"""The Kalman filter against the original's, and faces that keep their numbers."""
+"""The Kalman filter against the original's, the smoother, faces that keep numbers."""
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from skimage.data import astronaut
 
 from fsgan.geometry import MEAN_LANDMARKS, Face
-from fsgan.tracking import FaceTracker, KalmanFilter
+from fsgan.tracking import CutDetector, FaceTracker, KalmanFilter, smooth
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "tracking.npz")
 NOISES = ["0.003", "0.03", "0.0003"]
@@ -117,10 +119,143 @@ def test_a_filter_without_process_noise_is_refused(noise):
         KalmanFilter(np.zeros(2), noise)
 
 
+# The smoother
+
+
+def textbook_smoother(path: np.ndarray, seen: np.ndarray, noise: float) -> np.ndarray:
+    """Filter and smoother of one coordinate in the matrices of any textbook."""
+    F, H = np.array([[1.0, 1.0], [0.0, 1.0]]), np.array([[1.0, 0.0]])  # noqa: N806
+    Q, R, I = noise * np.eye(2), np.eye(1), np.eye(2)  # noqa: E741, N806
+    x, P = np.array([[path[0]], [0.0]]), np.diag([1.0, 1e4])  # noqa: N806
+    filtered, predicted = [(x, P)], [None]
+    for z, is_seen in zip(path[1:], seen[1:], strict=True):
+        x, P = F @ x, F @ P @ F.T + Q  # noqa: N806
+        predicted.append((x, P))
+        if is_seen:
+            K = P @ H.T @ np.linalg.inv(H @ P @ H.T + R)  # noqa: N806
+            x, P = x + K @ (z - H @ x), (I - K @ H) @ P  # noqa: N806
+        filtered.append((x, P))
+    smoothed = [filtered[-1][0]]
+    for k in reversed(range(len(path) - 1)):
+        x, P = filtered[k]  # noqa: N806
+        x_next, P_next = predicted[k + 1]  # noqa: N806
+        C = P @ F.T @ np.linalg.inv(P_next)  # noqa: N806
+        smoothed.insert(0, x + C @ (smoothed[0] - x_next))
+    return np.array(smoothed)[:, 0, 0]
+
+
+@pytest.mark.parametrize("noise", [0.003, 0.18, 2.0])
+def test_the_smoother_is_the_textbook_s(noise):
+    rng = np.random.default_rng(10)
+    path = np.cumsum(rng.normal(3, 4, (60, 2, 3)), axis=0)
+    seen = rng.random(60) > 0.2
+    seen[0] = True
+    path[~seen] = np.nan
+    smoothed = smooth(path, seen, noise)
+    for i, j in np.ndindex(2, 3):
+        expected = textbook_smoother(path[:, i, j], seen, noise)
+        np.testing.assert_allclose(smoothed[:, i, j], expected, atol=1e-7)
+
+
+def test_two_measurements_are_smoothed_by_hand():
+    # Velocity unknown: the line goes through both, but for its prior.
+    smoothed = smooth(np.array([0.0, 10.0]), np.ones(2, bool), 1.0)
+    np.testing.assert_allclose(smoothed, [0, 10], atol=5e-3)
+
+
+def test_one_measurement_stays_as_it_is():
+    np.testing.assert_array_equal(smooth(np.array([[4.0, 2.0]]), [True], 0.1), [[4, 2]])
+
+
+@pytest.mark.parametrize("gap", [slice(0, 0), slice(10, 15), slice(27, 30)])
+def test_a_steady_path_is_kept_and_its_gaps_are_filled(gap):
+    path = 50 + 7.0 * np.arange(30)
+    seen = np.ones(30, bool)
+    seen[gap] = False
+    measured = np.where(seen, path, np.nan)
+    np.testing.assert_allclose(smooth(measured, seen, 0.18), path, atol=5e-3)
+
+
+@pytest.mark.parametrize("noise", [0.03, 0.18])
+def test_a_still_face_smoothed_both_ways_jitters_a_fifth_of_the_detector(noise):
+    raw = np.random.default_rng(11).normal(100, 1, (400, 5, 2))
+    smoothed = smooth(raw, np.ones(400, bool), noise)
+    jitter, raw_jitter = (np.abs(np.diff(x, axis=0)).mean() for x in (smoothed, raw))
+    assert jitter < raw_jitter / 5
+    assert np.abs(smoothed - 100).mean() < 0.6 * np.abs(raw - 100).mean()
+
+
+@pytest.mark.parametrize("speed", [1, 4, 8])
+def test_a_face_at_constant_speed_is_smoothed_better_than_looking_back(speed):
+    rng = np.random.default_rng(12)
+    true = [face_at(50 + speed * frame, 80) for frame in range(300)]
+    faces = [noisy(face, rng) for face in true]
+    points, raw = (np.array([face.landmarks for face in x]) for x in (true, faces))
+    causal, _ = follow(faces)
+    both_ways = smooth(raw, np.ones(300, bool), 0.18)
+    errors = [np.abs(x - points).mean() for x in (both_ways, causal, raw)]
+    assert errors[0] < 0.6 * errors[2]
+    assert errors[0] < errors[1]
+    assert abs((both_ways - points)[..., 0].mean()) < 0.05
+
+
+def test_turning_back_is_seen_when_it_happens():
+    # Looking back only, a filter learns of it late; both ways it is symmetric.
+    path = 5.0 * np.abs(np.arange(-40, 41))
+    both_ways = smooth(path, np.ones(81, bool), 0.18)
+    assert np.argmin(both_ways) == 40
+    np.testing.assert_allclose(both_ways, both_ways[::-1], atol=0.05)
+    kalman, causal = KalmanFilter(path[0]), [path[0]]
+    for measurement in path[1:]:
+        kalman.predict()
+        causal.append(kalman.correct(measurement))
+    assert np.argmin(causal) > 40
+
+
+def test_a_path_that_begins_with_a_gap_is_refused():
+    with pytest.raises(ValueError, match="must begin with a measurement"):
+        smooth(np.zeros(3), [False, True, True], 0.1)
+    with pytest.raises(ValueError, match="noise must be above 0, got 0"):
+        smooth(np.zeros(3), [True, True, True], 0)
+
+
+# Cuts
+
+
+def cuts(*frames: np.ndarray) -> list[bool]:
+    detector = CutDetector()
+    return [detector.is_cut(frame) for frame in frames]
+
+
+def test_another_picture_is_a_cut():
+    one, other = astronaut(), np.ascontiguousarray(astronaut()[::-1])
+    assert cuts(one, one, other, other, one) == [False, False, True, False, True]
+
+
+def test_movement_zoom_and_light_are_no_cut():
+    frame = astronaut()
+    moved = np.roll(frame, (12, 25), axis=(0, 1))
+    closer = cv2.resize(frame[15:-15, 15:-15], (512, 512))
+    darker = frame // 2
+    for changed in (moved, closer, darker, np.clip(frame + 60.0, 0, 255)):
+        assert cuts(frame, changed.astype(np.uint8)) == [False, False]
+
+
+def test_dark_frames_full_of_noise_are_one_shot():
+    rng = np.random.default_rng(13)
+    dark = rng.integers(0, 9, (5, 90, 160, 3), np.uint8)
+    assert not any(cuts(*dark))
+    assert cuts(dark[0], astronaut()[:90, :160])[1]
+
+
+def test_a_frame_of_another_size_is_a_cut():
+    assert cuts(astronaut(), astronaut()[:400]) == [False, True]
+
+
 # Smoothing
 
 
-@pytest.mark.parametrize(("noise", "share"), [(0.003, 1 / 3), (0.03, 0.4)])
+@pytest.mark.parametrize(("noise", "share"), [(0.003, 1 / 3), (0.03, 0.4), (0.1, 0.5)])
 def test_a_still_face_jitters_much_less_than_the_detector(noise, share):
     rng = np.random.default_rng(1)
     faces = [noisy(face_at(50, 80), rng) for _ in range(300)]
@@ -253,6 +388,71 @@ def test_while_a_face_is_hidden_the_other_is_followed():
     assert seen.number == 1
     tracks = tracker.update([face_at(300, 0), face_at(0, 0)])
     assert {t.number: round(t.face.box[0]) for t in tracks} == {0: 0, 1: 300}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_faces_that_cross_keep_their_numbers(order):
+    tracker = FaceTracker()
+    for frame in range(40):
+        front = face_at(50 + 8 * frame, 100)
+        behind = face_at(362 - 8 * frame, 105)
+        hidden = abs(front.box[0] - behind.box[0]) < 40
+        seen = [front] if hidden else [front, behind][::order]
+        numbers = {
+            track.found.box[1]: track.number for track in tracker.update(list(seen))
+        }
+        if frame == 0:
+            first = dict(numbers)
+        assert numbers == {top: first[top] for top in numbers}
+    assert len(numbers) == 2
+
+
+def test_ended_tracks_do_not_come_back():
+    tracker = FaceTracker()
+    tracker.update([face_at(50, 80)])
+    tracker.end_tracks()
+    assert tracker.expected_boxes() == []
+    [track] = tracker.update([face_at(50, 80)])
+    assert (track.number, track.run) == (1, 1)
+
+
+def test_a_moving_face_is_expected_where_it_will_be():
+    tracker = FaceTracker()
+    for frame in range(60):
+        tracker.update([face_at(50 + 4 * frame, 80)])
+    for _ in range(2):  # asking changes nothing
+        [box] = tracker.expected_boxes()
+        np.testing.assert_allclose(box, face_at(50 + 4 * 60, 80).box, atol=0.01)
+    tracker.update([])
+    [box] = tracker.expected_boxes()
+    np.testing.assert_allclose(box, face_at(50 + 4 * 61, 80).box, atol=0.01)
+
+
+def test_a_jump_begins_another_run_of_the_track():
+    tracker = FaceTracker()
+    runs = []
+    for frame in range(20):
+        [track] = tracker.update([face_at(50 if frame < 10 else 80, 80)])
+        runs.append((track.number, track.run))
+    assert runs == [(0, 0)] * 10 + [(0, 1)] * 10
+
+
+def test_the_face_as_found_is_kept_beside_the_smoothed():
+    tracker = FaceTracker()
+    tracker.update([face_at(50, 80)])
+    found = face_at(54, 80)
+    [track] = tracker.update([found])
+    assert track.found is found
+    assert 50 < track.face.box[0] < 54
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_face_that_is_no_number_is_left_out(value):
+    tracker = FaceTracker()
+    tracker.update([face_at(50, 80)])
+    broken = Face(np.array([50, value, 150, 180]), face_at(50, 80).landmarks, 0.99)
+    assert tracker.update([broken]) == []
+    assert tracker.update([broken, face_at(50, 80)])[0].number == 0
 
 
 def test_frames_without_faces_give_no_tracks():

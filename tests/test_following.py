@@ -1,0 +1,295 @@
+"""The first pass: two real people in one clip, found, followed, written down."""
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from fsgan import make_sample_clips
+from fsgan.detection import FaceDetector
+from fsgan.following import FaceFollower, follow_faces
+from fsgan.images import read_image
+from fsgan.video import read_frames
+from fsgan.video_writer import VideoWriter
+
+FRAMES = 16
+SIDE = 320  # pixels, the width of one person's half
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """Frames of the two people of the sample."""
+    folder = tmp_path_factory.mktemp("sample")
+    paths = make_sample_clips(folder, seconds=FRAMES / 25, size=(SIDE, 180))
+    return [[frame.image for frame in read_frames(path)] for path in paths]
+
+
+def write(path, frames):
+    height, width = frames[0].shape[:2]
+    with VideoWriter(path, width, height, Fraction(25)) as writer:
+        for frame in frames:
+            writer.write(frame)
+    return path
+
+
+@pytest.fixture(scope="module")
+def together(people, tmp_path_factory):
+    """Hopper on the left, Collins on the right."""
+    frames = [np.hstack(pair) for pair in zip(*people, strict=True)]
+    return write(tmp_path_factory.mktemp("clip") / "together.mp4", frames)
+
+
+@pytest.fixture
+def searches(monkeypatch):
+    """How many frames were given to the detector, and which of them it shall miss."""
+    find, state = FaceDetector.find, {"frames": 0, "missed": ()}
+
+    def counted(self, image, expected, search=False):
+        state["frames"] += 1
+        faces = find(self, image, expected, search)
+        return [] if state["frames"] - 1 in state["missed"] else faces
+
+    monkeypatch.setattr(FaceDetector, "find", counted)
+    return state
+
+
+def box_of(followed, frame, track):
+    [face] = followed.faces(frame, {track})
+    return face.box
+
+
+def test_two_people_are_two_tracks(together, tmp_path):
+    followed = follow_faces(together, tmp_path / "out.mp4")
+    assert [track.number for track in followed.tracks] == [0, 1]
+    for track in followed.tracks:
+        assert (track.frames, track.first, track.last) == (FRAMES, 0, FRAMES - 1)
+        assert (track.start, track.end) == (0, pytest.approx((FRAMES - 1) / 25))
+    for frame in range(FRAMES):
+        sides = {box_of(followed, frame, track)[0] // SIDE for track in range(2)}
+        assert sides == {0, 1}
+        assert len(followed.faces(frame)) == 2
+    assert followed.faces(FRAMES) == []
+    assert followed.faces(0, only=[]) == []
+
+
+def test_the_record_says_where_each_face_is(together, tmp_path):
+    followed = follow_faces(together, tmp_path / "out.mp4", end=0.2)
+    record = json.loads((tmp_path / "out.faces.json").read_text())
+    assert record["source"] == "together.mp4"
+    assert (record["min_face"], record["smoothing"], record["end"]) == (35, 0.03, 0.2)
+    assert [(e["frame"], e["track"]) for e in record["faces"]] == [
+        (frame, track) for frame in range(5) for track in range(2)
+    ]
+    entry = record["faces"][-1]
+    assert entry["time"] == 0.16
+    assert entry["confidence"] > 0.9
+    [face] = followed.faces(4, {1})
+    np.testing.assert_array_equal(face.box, entry["smoothed_box"])
+    np.testing.assert_array_equal(face.landmarks, entry["smoothed_landmarks"])
+    assert face.confidence == entry["confidence"]
+    # As found and as smoothed: near each other, not the same.
+    assert 0 < np.abs(face.landmarks - entry["landmarks"]).max() < 3
+    assert 0 < np.abs(face.box - entry["box"]).max() < 6
+    detected = FaceDetector(35, 0.8).detect(next(read_frames(together)).image)
+    boxes = sorted(face.box[0] for face in detected)
+    found = sorted(entry["box"][0] for entry in record["faces"][:2])
+    np.testing.assert_allclose(found, boxes, atol=0.001)
+
+
+def test_the_sheet_shows_each_track_in_a_row(together, tmp_path):
+    followed = follow_faces(together, tmp_path / "out.mp4")
+    sheet = read_image(tmp_path / "out.tracks.png")
+    np.testing.assert_array_equal(sheet, followed.contact_sheet)
+    assert sheet.shape == (2 * (96 + 16), 8 * 96, 3)
+    # 16 frames give 5 crops each; the rest of the row is black.
+    assert sheet[:96, : 5 * 96].mean() > 50
+    assert sheet[:96, 5 * 96 :].max() == 0
+    crops = followed.crops(followed.tracks, 96)
+    assert [of_track.shape for of_track in crops] == [(5, 96, 96, 3)] * 2
+    np.testing.assert_array_equal(sheet[112 : 112 + 96, :96], crops[1][0])
+
+
+@pytest.mark.parametrize("again", [{}, {"smoothing": 0.3}, {"start": 0.1, "end": 0.4}])
+def test_the_same_source_is_not_searched_twice(together, tmp_path, searches, again):
+    first = follow_faces(together, tmp_path / "out.mp4")
+    assert searches["frames"] == FRAMES
+    second = follow_faces(together, tmp_path / "out.mp4", **again)
+    assert searches["frames"] == FRAMES
+    assert second.tracks == first.tracks
+    np.testing.assert_array_equal(second.contact_sheet, first.contact_sheet)
+    for frame in range(FRAMES):
+        difference = box_of(first, frame, 1) - box_of(second, frame, 1)
+        assert (difference == 0).all() == ("smoothing" not in again)
+
+
+def test_a_record_of_a_part_does_not_serve_for_the_whole(together, tmp_path, searches):
+    follow_faces(together, tmp_path / "out", end=0.2)
+    assert searches["frames"] == 5
+    assert len(follow_faces(together, tmp_path / "out").faces(FRAMES - 1)) == 2
+    assert searches["frames"] == 5 + FRAMES
+
+
+@pytest.mark.parametrize(
+    "setting", [{"min_face": 40}, {"min_confidence": 0.9}, {"search_every": 2}]
+)
+def test_other_settings_search_again(together, tmp_path, searches, setting):
+    follow_faces(together, tmp_path / "out", end=0.1)
+    before = searches["frames"]
+    follow_faces(together, tmp_path / "out", end=0.1, **setting)
+    assert searches["frames"] == 2 * before
+
+
+def test_another_file_of_the_same_name_is_searched(people, tmp_path, searches):
+    clip = write(tmp_path / "clip.mp4", people[0][:3])
+    first = follow_faces(clip, tmp_path / "out")
+    write(clip, people[1][:3])
+    second = follow_faces(clip, tmp_path / "out")
+    assert searches["frames"] == 6
+    assert not np.array_equal(first.contact_sheet, second.contact_sheet)
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"faces": [{"box": 3}]}', '{"a": 1}'])
+def test_a_damaged_record_is_made_again(together, tmp_path, searches, caplog, damage):
+    (tmp_path / "out.faces.json").write_text(damage)
+    follow_faces(together, tmp_path / "out", end=0.1)
+    assert searches["frames"] == 3
+    assert "is damaged" in caplog.text
+    assert json.loads((tmp_path / "out.faces.json").read_text())["faces"]
+
+
+def test_frames_in_which_a_face_is_missed_are_filled(together, tmp_path, searches):
+    whole = follow_faces(together, tmp_path / "whole")
+    searches |= {"frames": 0, "missed": (7, 8, 9)}
+    gap = follow_faces(together, tmp_path / "gap")
+    assert [track.frames for track in gap.tracks] == [FRAMES - 3] * 2
+    for frame in (7, 8, 9):
+        [face] = gap.faces(frame, {1})
+        assert face.confidence == 0
+        [expected] = whole.faces(frame, {1})
+        assert np.abs(face.landmarks - expected.landmarks).max() < 2
+    entries = json.loads((tmp_path / "gap.faces.json").read_text())["faces"]
+    missed = [entry["frame"] for entry in entries if entry["box"] is None]
+    assert missed == [7, 7, 8, 8, 9, 9]
+
+
+def test_without_smoothing_faces_stay_where_they_were_found(
+    together, tmp_path, searches
+):
+    searches["missed"] = (7,)
+    followed = follow_faces(together, tmp_path / "out", smoothing=None)
+    assert followed.faces(7) == []
+    for entry in json.loads((tmp_path / "out.faces.json").read_text())["faces"]:
+        assert entry["landmarks"] == entry["smoothed_landmarks"]
+
+
+def test_a_gap_at_a_cut_is_not_filled(people, tmp_path):
+    """The same face, an empty frame, the same face elsewhere."""
+    face = people[0][0]
+    empty = np.full_like(face, 128)
+    empty[::2] = 0
+    frames = [*[face] * 4, empty, *[np.roll(face, 8, axis=1)] * 4]
+    followed = follow_faces(write(tmp_path / "cut.mp4", frames), tmp_path / "out")
+    assert [(t.first, t.last) for t in followed.tracks] == [(0, 3), (5, 8)]
+    assert followed.faces(4) == []
+
+
+def test_nothing_is_smoothed_across_a_cut(people, tmp_path):
+    frames = [*[people[0][0]] * 5, *[people[1][0]] * 5]
+    followed = follow_faces(write(tmp_path / "cut.mp4", frames), tmp_path / "out")
+    assert [(t.first, t.last) for t in followed.tracks] == [(0, 4), (5, 9)]
+    for frames, track in ((range(5), 0), (range(5, 10), 1)):
+        boxes = np.array([box_of(followed, frame, track) for frame in frames])
+        assert np.ptp(boxes, axis=0).max() < 3
+
+
+def test_the_points_tremble_less_than_the_detector_s(people, tmp_path):
+    rng = np.random.default_rng(0)
+    still = [
+        np.clip(people[1][0] + rng.normal(0, 12, people[1][0].shape), 0, 255)
+        for _ in range(40)
+    ]
+    clip = write(tmp_path / "still.mp4", [frame.astype(np.uint8) for frame in still])
+    follow_faces(clip, tmp_path / "out")
+    entries = json.loads((tmp_path / "out.faces.json").read_text())["faces"]
+    found, smoothed = (
+        np.array([entry[name] for entry in entries])
+        for name in ("landmarks", "smoothed_landmarks")
+    )
+    jitter, raw = (np.abs(np.diff(x, axis=0)).mean() for x in (smoothed, found))
+    assert raw > 0.02
+    assert jitter < raw / 3  # the noise of a detector is not all white
+
+
+def test_a_video_without_faces_has_no_tracks(tmp_path):
+    frames = [np.full((90, 160, 3), 90, np.uint8)] * 3
+    followed = follow_faces(write(tmp_path / "plain.mp4", frames), tmp_path / "out")
+    assert followed.tracks == []
+    assert followed.contact_sheet is None
+    assert followed.faces(0) == []
+    assert followed.crops([]) == []
+    assert json.loads((tmp_path / "out.faces.json").read_text())["faces"] == []
+    assert not (tmp_path / "out.tracks.png").exists()
+
+
+def test_an_interrupted_search_leaves_nothing(together, tmp_path, monkeypatch):
+    def interrupt(self, image, expected, search=False):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FaceDetector, "find", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        follow_faces(together, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"smoothing": 0}, "smoothing must be above 0, or None, got 0"),
+        ({"search_every": 0}, "search_every must be at least 1, got 0"),
+        ({"min_face": 3}, "min_face must be at least 20 pixels, got 3"),
+        ({"min_confidence": 2}, "min_confidence must be in"),
+        ({"start": 9}, "no frame of .*together.mp4 lies in the chosen part"),
+    ],
+)
+def test_wrong_settings_are_named_and_leave_nothing(
+    together, tmp_path, setting, message
+):
+    with pytest.raises(ValueError, match=message):
+        follow_faces(together, tmp_path / "out", **setting)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_video_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no\.mp4"):
+        follow_faces(tmp_path / "no.mp4", tmp_path / "out")
+
+
+# Frames from anywhere
+
+
+def test_every_nth_frame_is_searched_and_the_first_after_a_cut(detector, portrait):
+    asked = []
+
+    class Stub:
+        def find(self, image, expected, search):
+            asked.append((len(expected), search))
+            return faces
+
+    follower = FaceFollower(Stub(), search_every=3)
+    faces = detector.detect(portrait)
+    for _ in range(5):
+        follower.follow(portrait)
+    assert asked == [(0, True), (1, False), (1, False), (1, True), (1, False)]
+    asked.clear()
+    follower.follow(np.ascontiguousarray(portrait[::-1]))
+    assert asked == [(0, True)]
+
+
+def test_frames_of_changing_size_are_shots_of_their_own(detector, portrait):
+    follower = FaceFollower(detector)
+    numbers = []
+    for frame in (portrait, portrait, portrait[:280], portrait[:280, 10:]):
+        [track] = follower.follow(np.ascontiguousarray(frame))
+        numbers.append(track.number)
+    assert numbers == [0, 0, 1, 2]
