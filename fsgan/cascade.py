@@ -34,18 +34,21 @@ class Cascade:
         self._refiner = read_network("rnet")
         self._finisher = read_network("onet")
 
-    def search(self, image: np.ndarray, min_face: float) -> np.ndarray:
+    def search(
+        self, image: np.ndarray, min_face: float, shrinkage: float = SHRINKAGE
+    ) -> np.ndarray:
         """Finds all faces of an image.
 
         Args:
             image: RGB uint8 (height, width, 3).
             min_face: side of the smallest window to look at, pixels, at least 12.
+            shrinkage: of the pyramid's levels, as of `scales`.
 
         Returns:
             float (n, 15), the faces, surest first.
         """
         level, proposals = image, [np.empty((0, 5))]
-        for scale in scales(image.shape[:2], min_face):
+        for scale in scales(image.shape[:2], min_face, shrinkage):
             height, width = np.ceil(np.multiply(image.shape[:2], scale)).astype(int)
             # Each from the one before it: from the whole image takes thrice the time.
             level = cv2.resize(level, (width, height), interpolation=cv2.INTER_AREA)
@@ -111,12 +114,15 @@ class Cascade:
         return np.column_stack([_moved(rows[:, :4], rows[:, 5:9]), rows[:, 4]])
 
 
-def scales(shape: tuple[int, int], min_face: float) -> np.ndarray:
+def scales(
+    shape: tuple[int, int], min_face: float, shrinkage: float = SHRINKAGE
+) -> np.ndarray:
     """Lists the scales of the image pyramid, largest first.
 
     Args:
         shape: height and width of the image.
         min_face: side of the smallest window to look at, pixels.
+        shrinkage: share of its size that a level is of the one before, in (0, 1).
 
     Returns:
         float (n,), n = 0 where the image is smaller than that.
@@ -124,8 +130,8 @@ def scales(shape: tuple[int, int], min_face: float) -> np.ndarray:
     first, shorter = WINDOW / min_face, min(shape)
     if shorter * first < WINDOW:
         return np.empty(0)
-    count = int(np.log(WINDOW / (shorter * first)) / np.log(SHRINKAGE)) + 1
-    return first * SHRINKAGE ** np.arange(count)
+    count = int(np.log(WINDOW / (shorter * first)) / np.log(shrinkage)) + 1
+    return first * shrinkage ** np.arange(count)
 
 
 def windows(rows: np.ndarray, columns: np.ndarray, scale: float) -> np.ndarray:

@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fsgan.cascade import FINISHED, Cascade
+from fsgan.cascade import FINISHED, SHRINKAGE, Cascade
 from fsgan.geometry import Face, intersection_over_union
 
 # The search is a little finer than asked: no face is lost to rounding.
@@ -25,7 +25,12 @@ class FaceDetector:
     Convolutional Networks", 2016; weights of the package `mtcnn`.
     """
 
-    def __init__(self, min_face: float = 30, min_confidence: float = 0.9) -> None:
+    def __init__(
+        self,
+        min_face: float = 30,
+        min_confidence: float = 0.9,
+        shrinkage: float = SHRINKAGE,
+    ) -> None:
         """Sets the thresholds.
 
         Args:
@@ -33,6 +38,9 @@ class FaceDetector:
                 at least 20. Larger values are faster: the pyramid of the search starts
                 at 14 / `min_face` of the frame's size.
             min_confidence: smallest score of a face, in [0.7, 1].
+            shrinkage: of the pyramid that the search looks at, share of its size that a
+                level is of the one before, in [0.3, 0.95]. Smaller values are faster
+                and may miss faces of sizes in between.
 
         Raises:
             ValueError: a threshold is out of its range.
@@ -43,6 +51,9 @@ class FaceDetector:
             raise ValueError(
                 f"min_confidence must be in [{FINISHED}, 1], got {min_confidence}"
             )
+        if not 0.3 <= shrinkage <= 0.95:
+            raise ValueError(f"shrinkage must be in [0.3, 0.95], got {shrinkage}")
+        self.shrinkage = shrinkage
         self.min_face = min_face
         self.min_confidence = min_confidence
 
@@ -62,7 +73,9 @@ class FaceDetector:
         Raises:
             FileNotFoundError: the package `mtcnn` is not installed.
         """
-        rows = self._cascade.search(image, self.min_face / _SEARCH_FINER)
+        rows = self._cascade.search(
+            image, self.min_face / _SEARCH_FINER, self.shrinkage
+        )
         return _largest_first(filter(self._accepts, map(_to_face, rows)))
 
     def aim(self, image: np.ndarray, boxes: Sequence[np.ndarray]) -> list[Face | None]:

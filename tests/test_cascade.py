@@ -113,6 +113,7 @@ def test_the_pyramid_goes_from_the_smallest_face_to_the_frame():
         scales((100, 48), 24), [0.5, 0.5 * 0.709, 0.5 * 0.709**2]
     )
     np.testing.assert_allclose(scales((24, 90), 24), [0.5])
+    np.testing.assert_allclose(scales((100, 96), 24, 0.5), [0.5, 0.25, 0.125])
     assert scales((23, 90), 24).size == 0
     assert scales((0, 90), 24).size == 0
 

@@ -76,7 +76,7 @@ def test_unsure_and_small_finds_are_left_out(monkeypatch):
     asked = []
 
     class Networks:
-        def search(self, image, min_face):
+        def search(self, image, min_face, shrinkage):
             asked.append(min_face)
             return np.array([small, fine, huge, unsure], float)
 
@@ -139,12 +139,20 @@ def test_odd_shapes_and_tight_crops_are_searched(detector, crop):
     assert np.abs(face.landmarks + np.array([left, top]) - POINTS).max() < 8
 
 
+def test_a_coarser_pyramid_finds_the_same_face(portrait):
+    [fine], [coarse] = (
+        FaceDetector(60, shrinkage=share).detect(portrait) for share in (0.85, 0.5)
+    )
+    assert intersection_over_union(fine.box, coarse.box).item() > 0.9
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"min_face": 19.9}, "min_face must be at least 20 pixels, got 19.9"),
         ({"min_face": float("nan")}, "min_face must be at least 20 pixels, got nan"),
         ({"min_confidence": 0.69}, r"min_confidence must be in \[0.7, 1\], got 0.69"),
+        ({"shrinkage": 0.96}, r"shrinkage must be in \[0.3, 0.95\], got 0.96"),
         ({"min_confidence": 1.01}, r"min_confidence must be in \[0.7, 1\], got 1.01"),
     ],
 )
