@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -307,15 +307,12 @@ def _settings_to_go_on(
         framing = AugmentationSettings(coverage=saved["coverage"])
         saved_settings = settings or TrainSettings(augmentation=framing)
     model, settings = model or saved_model, settings or saved_settings
-    free = {name: getattr(settings, name) for name in _MAY_CHANGE}
+    was = _flat(asdict(saved_model) | asdict(saved_settings))
+    now = _flat(asdict(model) | asdict(settings))
     differences = [
-        f"{each.name} was {getattr(was, each.name)!r}, is {getattr(now, each.name)!r}"
-        for was, now in (
-            (saved_model, model),
-            (replace(saved_settings, **free), settings),
-        )
-        for each in fields(was)
-        if getattr(was, each.name) != getattr(now, each.name)
+        f"{name} was {was[name]!r}, is {value!r}"
+        for name, value in now.items()
+        if name not in _MAY_CHANGE and was[name] != value
     ]
     if differences:
         raise ValueError(
@@ -323,6 +320,17 @@ def _settings_to_go_on(
             f"({'; '.join(differences)}): use the old ones, or another model folder"
         )
     return model, settings
+
+
+def _flat(settings: dict) -> dict:
+    """Settings within settings as `outer.inner`."""
+    flat = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{inner}": v for inner, v in value.items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 def _build(model: ModelConfig, settings: TrainSettings) -> FaceSwapGAN:

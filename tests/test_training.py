@@ -11,7 +11,7 @@ import pytest
 from skimage.data import astronaut
 
 import fsgan
-from fsgan import ModelConfig, TrainSettings
+from fsgan import LossWeights, ModelConfig, TrainSettings
 from fsgan.checkpoint import latest_checkpoint, load_checkpoint, read_settings
 from fsgan.gan import FaceSwapGAN
 from fsgan.images import read_image, write_image
@@ -165,6 +165,8 @@ def test_other_settings_are_named_and_refused(faces, trained):
     differing = re.escape("batch_size was 2, is 3; seed was 0, is 1")
     with pytest.raises(ValueError, match=rf"{differing}.*another model folder"):
         run(faces, trained[0], 12, batch_size=3, seed=1)
+    with pytest.raises(ValueError, match=r"\(losses.eyes was 30.0, is 1\)"):
+        run(faces, trained[0], 12, losses=LossWeights(eyes=1))
     with pytest.raises(ValueError, match="capacity was 'lite', is 'standard'"):
         fsgan.train(
             faces / "a", faces / "b", trained[0], model=ModelConfig(64, "standard")
