@@ -326,7 +326,7 @@ def test_a_killed_training_leaves_a_checkpoint_that_loads(faces, tmp_path):
             load_checkpoint(checkpoint, gan)
             assert gan.iteration >= iteration
             iteration = gan.iteration
-    assert iteration > 20
+    assert iteration >= 19  # one a start at least, but for the first
     assert np.isfinite(list(read_losses(tmp_path).values())).all()
 
 
