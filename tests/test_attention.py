@@ -131,17 +131,29 @@ def test_huge_scores_pick_one_value_and_give_no_nan(monkeypatch):
         assert np.isfinite(ops.convert_to_numpy(gradient)).all()
 
 
-def test_bfloat16_is_right_to_its_own_rounding():
-    arrays = inputs(2, 40, 40, scale=4.0)[:3]
-    halves = [ops.cast(x, "bfloat16") for x in arrays]
-    rounded = [ops.convert_to_numpy(ops.cast(x, "float32")) for x in halves]
-    output = attend(*halves)
+def in_bfloat16(query, key, value):
+    """`attend` of float32 tensors under the dtype policy mixed_bfloat16."""
+    output = attention.attend(*(ops.cast(x, "bfloat16") for x in (query, key, value)))
     assert keras.backend.standardize_dtype(output.dtype) == "bfloat16"
-    exact = plain_with_gradients(*rounded, normal(9, 2, 40, 6))[0]
-    # Probabilities and output are rounded to 8 bits, values are at most 4.
-    np.testing.assert_allclose(
-        ops.convert_to_numpy(ops.cast(output, "float32")), exact, rtol=2**-8, atol=8e-3
-    )
+    return ops.cast(output, "float32")
+
+
+def test_bfloat16_is_right_to_its_own_rounding(monkeypatch):
+    arrays = [
+        ops.convert_to_numpy(ops.cast(ops.cast(x, "bfloat16"), "float32"))
+        for x in inputs(2, 40, 40, scale=4.0)
+    ]
+    query, key, value, _ = arrays
+    exact, *exact_gradients = plain_with_gradients(*arrays)
+    monkeypatch.setitem(globals(), "attend", in_bfloat16)
+    output, *gradients = map(ops.convert_to_numpy, attend_with_gradients(*arrays))
+    # Probabilities and output are each rounded to 8 bits, by 2**-8 at most; the rest,
+    # the scores and their softmax above all, is float32.
+    rounded = plain_with_gradients(query, key, np.abs(value), arrays[3])[0]
+    assert (np.abs(output - exact) <= 2**-7 * rounded + 1e-5).all()
+    # Four roundings: probabilities, the sum of the row, the difference, the result.
+    for found, expected in zip(gradients, exact_gradients, strict=True):
+        assert np.abs(found - expected).max() < 4 * 2**-8 * np.abs(expected).max()
 
 
 def test_a_model_attends_any_number_of_samples():
