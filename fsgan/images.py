@@ -43,6 +43,7 @@ _SAVE_OPTIONS = {
 # What Pillow's readers raise on damaged pixels.
 _DAMAGE = (OSError, SyntaxError, ValueError, IndexError, struct.error, zlib.error)
 _truncated_lock = threading.Lock()
+_ORIENTATION = 0x0112  # EXIF; 5..8 lie on their side
 
 
 @contextmanager
@@ -103,6 +104,69 @@ def read_image(path: str | Path) -> np.ndarray:
             large (Pillow's `Image.MAX_IMAGE_PIXELS`) or has floating point pixels.
     """
     path = Path(path)
+    image, damage = read_damaged_image(path)
+    if damage is not None:
+        logger.warning("%s is damaged (%s): what decodes is used", path, damage)
+    return image
+
+
+def read_damaged_image(path: str | Path) -> tuple[np.ndarray, Exception | None]:
+    """Read a picture file as `read_image` does, and say whether it is whole.
+
+    Args:
+        path: picture file.
+
+    Returns:
+        RGB uint8 `(height, width, 3)`, and what was wrong with the file if only a part
+        of it decodes (the rest is gray or black), else `None`.
+
+    Raises:
+        FileNotFoundError: nothing is at `path`.
+        IsADirectoryError: `path` is a folder.
+        ValueError: nothing of it can be decoded, as of `read_image`.
+    """
+    path = Path(path)
+    with _told(path):
+        try:
+            return _load(path), None
+        except UnidentifiedImageError:
+            raise
+        except _DAMAGE as error:
+            damage = error
+        with _truncated_lock:  # the switch is global: nobody else may see it flip
+            before = ImageFile.LOAD_TRUNCATED_IMAGES
+            ImageFile.LOAD_TRUNCATED_IMAGES = True
+            try:
+                return _load(path), damage
+            finally:
+                ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Tell the size of a picture, from the head of its file alone.
+
+    Args:
+        path: picture file.
+
+    Returns:
+        (width, height) of the array that `read_image` gives, pixels.
+
+    Raises:
+        FileNotFoundError: nothing is at `path`.
+        IsADirectoryError: `path` is a folder.
+        ValueError: the file is empty, no picture or far too large.
+    """
+    path = Path(path)
+    with _told(path), Image.open(path) as opened:
+        # Asked for EXIF that is not in its head, a PNG is decoded to look behind.
+        behind = opened.format == "PNG" and "exif" not in opened.info
+        sideways = not behind and opened.getexif().get(_ORIENTATION, 1) >= 5
+        return opened.size[::-1] if sideways else opened.size
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turn what goes wrong in reading a picture into one sentence."""
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; use list_images to read it")
     if not path.exists():
@@ -110,7 +174,7 @@ def read_image(path: str | Path) -> np.ndarray:
     if not path.stat().st_size:
         raise ValueError(f"{path} is empty; copy or download it again")
     try:
-        return _load(path)
+        yield
     except UnidentifiedImageError as error:
         raise ValueError(
             f"{path} is not a picture that can be read; convert it to PNG or JPEG"
@@ -120,19 +184,7 @@ def read_image(path: str | Path) -> np.ndarray:
             f"{path} is too large a picture to open safely; scale it down first"
         ) from error
     except _DAMAGE as error:
-        first_error = error
-    try:
-        with _truncated_lock:  # the switch is global: nobody else may see it flip
-            before = ImageFile.LOAD_TRUNCATED_IMAGES
-            ImageFile.LOAD_TRUNCATED_IMAGES = True
-            try:
-                image = _load(path)
-            finally:
-                ImageFile.LOAD_TRUNCATED_IMAGES = before
-    except _DAMAGE as error:
         raise ValueError(f"{path} cannot be decoded: {error}") from error
-    logger.warning("%s is damaged (%s): what decodes is used", path, first_error)
-    return image
 
 
 def _load(path: Path) -> np.ndarray:
@@ -149,7 +201,12 @@ def _load(path: Path) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def write_image(path: str | Path, image: np.ndarray, xmp: bytes | None = None) -> None:
+def write_image(
+    path: str | Path,
+    image: np.ndarray,
+    xmp: bytes | None = None,
+    compress_level: int = 6,
+) -> None:
     """Write a picture; the suffix of `path` chooses the format.
 
     PNG is exact; JPEG is written at quality 97 without chroma subsampling, WebP at
@@ -157,22 +214,27 @@ def write_image(path: str | Path, image: np.ndarray, xmp: bytes | None = None) -
 
     Args:
         path: file ending in .png, .jpg, .jpeg or .webp; its folder is created.
-        image: RGB uint8 `(height, width, 3)`.
+        image: RGB uint8 `(height, width, 3)`. A PNG may also be gray, `(height, width,
+            1)`, or have straight (not premultiplied) alpha, `(height, width, 4)`.
         xmp: XMP packet to embed, such as `provenance.image_xmp()`; `None` for none.
+        compress_level: of a PNG, 0 (none) to 9 (slowest).
 
     Raises:
-        ValueError: another suffix, or `image` is not RGB uint8.
+        ValueError: another suffix, or `image` is not as above.
         OSError: the folder cannot be written to.
     """
     path = Path(path)
     options = _SAVE_OPTIONS.get(path.suffix.lower())
     if options is None:
         raise ValueError(f"path must end in {', '.join(_SAVE_OPTIONS)}, got {path}")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    channels = {1, 3, 4} if options["format"] == "PNG" else {3}
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in channels:
         raise ValueError(
-            f"image must be RGB uint8 (height, width, 3), "
+            f"image must be RGB uint8 (height, width, 3), or for PNG 1 or 4 channels, "
             f"got {image.dtype} {image.shape}"
         )
+    if options["format"] == "PNG":
+        options = {**options, "compress_level": compress_level}
     if xmp is not None and options["format"] == "PNG":
         chunks = PngImagePlugin.PngInfo()
         chunks.add_itxt("XML:com.adobe.xmp", xmp.decode())
@@ -180,7 +242,8 @@ def write_image(path: str | Path, image: np.ndarray, xmp: bytes | None = None) -
     elif xmp is not None:
         options = {**options, "xmp": xmp}
     with write_beside(path) as temporary:
-        Image.fromarray(image).save(temporary, **options)
+        gray = image.shape[2] == 1
+        Image.fromarray(image[..., 0] if gray else image).save(temporary, **options)
 
 
 def list_images(folder: str | Path) -> list[Path]:

@@ -122,7 +122,33 @@ def test_every_kind_of_pixel_becomes_rgb(tmp_path, mode, suffix, expected):
     assert np.abs(middle - wanted).max() <= 2
 
 
+def test_the_size_is_told_without_decoding(tmp_path, card):
+    exif = Image.Exif()
+    for orientation in (1, 3, 6, 8):
+        exif[0x0112] = orientation
+        for suffix in (".png", ".jpg", ".webp"):
+            path = tmp_path / f"card{orientation}{suffix}"
+            Image.fromarray(card).save(path, exif=exif)
+            height, width = images.read_image(path).shape[:2]
+            assert images.image_size(path) == (width, height)
+    images.write_image(tmp_path / "card.png", noise(32, 48))
+    head = (tmp_path / "card.png").read_bytes()[:60]
+    (tmp_path / "card.png").write_bytes(head)
+    assert images.image_size(tmp_path / "card.png") == (48, 32)
+
+
 # --- damaged files ---
+
+
+def test_a_damaged_picture_says_what_is_wrong_and_a_whole_one_nothing(tmp_path, caplog):
+    data = jpeg_bytes()
+    (tmp_path / "whole.jpg").write_bytes(data)
+    (tmp_path / "half.jpg").write_bytes(data[: len(data) // 2])
+    whole, nothing = images.read_damaged_image(tmp_path / "whole.jpg")
+    half, damage = images.read_damaged_image(tmp_path / "half.jpg")
+    assert nothing is None and "truncated" in str(damage)
+    np.testing.assert_array_equal(half[:12], whole[:12])
+    assert not caplog.records
 
 
 def jpeg_bytes():
@@ -213,6 +239,16 @@ def test_a_jpeg_keeps_its_colours_at_full_resolution(tmp_path, name, most):
     assert np.abs(read.astype(int) - smooth).mean() < most
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_png_may_be_gray_or_have_alpha(tmp_path, channels):
+    picture = np.random.default_rng(0).integers(0, 256, (9, 7, channels), np.uint8)
+    images.write_image(tmp_path / "a.png", picture, b"<a/>", compress_level=1)
+    with Image.open(tmp_path / "a.png") as read:
+        assert read.mode == {1: "L", 4: "RGBA"}[channels]
+        assert read.info["xmp"] == b"<a/>"
+        np.testing.assert_array_equal(np.asarray(read), picture.squeeze())
+
+
 def test_nothing_half_written_is_left_when_writing_fails(tmp_path, card):
     images.write_image(tmp_path / "card.png", card)
     before = (tmp_path / "card.png").read_bytes()
@@ -233,6 +269,8 @@ def test_nothing_half_written_is_left_when_writing_fails(tmp_path, card):
         ("a.txt", np.zeros((2, 2, 3), np.uint8), ValueError, "must end in"),
         ("a.png", np.zeros((2, 2, 3), np.float32), ValueError, "got float32"),
         ("a.png", np.zeros((2, 2), np.uint8), ValueError, r"got uint8 \(2, 2\)"),
+        ("a.png", np.zeros((2, 2, 2), np.uint8), ValueError, "1 or 4 channels"),
+        ("a.jpg", np.zeros((2, 2, 4), np.uint8), ValueError, "must be RGB"),
         ("file/a.png", np.zeros((2, 2, 3), np.uint8), OSError, "cannot be written"),
         ("folder.png", np.zeros((2, 2, 3), np.uint8), OSError, "is a folder"),
     ],
