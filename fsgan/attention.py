@@ -32,10 +32,11 @@ def attend(query: KerasTensor, key: KerasTensor, value: KerasTensor) -> KerasTen
     Args:
         query: Float tensor (batch, queries, channels).
         key: Float tensor (batch, keys, channels).
-        value: Float tensor (batch, keys, value channels).
+        value: Float tensor (batch, keys, value channels), of the others' dtype, or
+            bfloat16 where no gradient is taken: most of the time goes into its product.
 
     Returns:
-        Float tensor (batch, queries, value channels) of the inputs' dtype. The softmax
+        Float tensor (batch, queries, value channels) of the query's dtype. The softmax
         is float32 in any case, and so are the sums over the blocks.
 
     Source: Zhang et al. 2019, "Self-Attention Generative Adversarial Networks", eq. 1;
@@ -67,7 +68,8 @@ def _forward(query, key, value):
 
     def step(carry, blocks):
         (q,) = blocks
-        return carry, ops.matmul(_probabilities(q, keys), value)
+        probabilities = ops.cast(_probabilities(q, keys), value.dtype)
+        return carry, ops.cast(ops.matmul(probabilities, value), q.dtype)
 
     _, output = _scan(step, (), _split(key, query), value.shape[-1])
     return (_join(output, query.shape[1]),)

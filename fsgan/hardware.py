@@ -45,6 +45,27 @@ def explained_out_of_memory(batch_size: int, resolution: int) -> Iterator[None]:
     Raises:
         MemoryError: the block ran out of the memory of the machine or graphics card.
     """
+    with renamed_out_of_memory(
+        f"out of memory at batch_size={batch_size} and resolution={resolution}: "
+        "try a smaller batch_size, then capacity='lite', attention=False or a "
+        "smaller resolution in the model; the last checkpoint is good"
+    ):
+        yield
+
+
+@contextmanager
+def renamed_out_of_memory(message: str) -> Iterator[None]:
+    """Gives every backend's way of running out of memory one name.
+
+    Args:
+        message: one sentence for the user.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        MemoryError: the block ran out of the memory of the machine or graphics card.
+    """
     try:
         yield
     # Each backend has its own class for it, without a common ancestor but this.
@@ -52,11 +73,7 @@ def explained_out_of_memory(batch_size: int, resolution: int) -> Iterator[None]:
         text = f"{type(error).__name__}: {error}".lower()
         if not any(sign in text for sign in _SIGNS_OF_NO_MEMORY):
             raise
-        raise MemoryError(
-            f"out of memory at batch_size={batch_size} and resolution={resolution}: "
-            "try a smaller batch_size, then capacity='lite', attention=False or a "
-            "smaller resolution in the model; the last checkpoint is good"
-        ) from error
+        raise MemoryError(message) from error
 
 
 def _has_graphics_card() -> bool:

@@ -156,6 +156,21 @@ def test_bfloat16_is_right_to_its_own_rounding(monkeypatch):
         assert np.abs(found - expected).max() < 4 * 2**-8 * np.abs(expected).max()
 
 
+def test_values_alone_may_be_bfloat16(monkeypatch):
+    monkeypatch.setattr(attention, "SCORES_AT_ONCE", 1024)
+    query, key, value, output_gradient = inputs(2, 50, 50)
+    output = attend(
+        *map(ops.convert_to_tensor, (query, key)), ops.cast(value, "bfloat16")
+    )
+    assert keras.backend.standardize_dtype(output.dtype) == "float32"
+    exact = plain_with_gradients(query, key, value, output_gradient)[0]
+    # Probabilities, values and output are each rounded by 2**-9 at most.
+    of_sizes = plain_with_gradients(query, key, np.abs(value), output_gradient)[0]
+    error = np.abs(ops.convert_to_numpy(output) - exact)
+    assert (error <= 3 * 2**-8 * of_sizes).all()
+    assert error.max() > 1e-5  # else they were not
+
+
 def test_a_model_attends_any_number_of_samples():
     query, key, value, output_gradient = inputs(5, 12, 12)
     tensors = [keras.Input(x.shape[1:]) for x in (query, key, value)]
