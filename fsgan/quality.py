@@ -10,8 +10,8 @@ from scipy.cluster.hierarchy import cophenet, linkage
 from scipy.spatial.distance import squareform
 from tqdm.auto import tqdm
 
-from fsgan.geometry import MEAN_LANDMARKS
-from fsgan.identity import describe
+from fsgan.descriptors import describe
+from fsgan.head_pose import estimate_head_pose
 from fsgan.images import list_images, read_image
 
 LEAST_TO_COMPARE = 10  # faces: fewer say nothing about what is usual
@@ -119,49 +119,6 @@ class Folder:
         return np.array([name not in self.rejected for name in self.names])
 
 
-def head_pose(landmarks: np.ndarray) -> np.ndarray:
-    """Estimates from five points which way a face looks.
-
-    A face shaped like the mean of all faces, with its nose 0.42 eye distances before
-    the rest, is turned until it fits, far from the camera. Against 14 annotated points
-    of four photos roll was within 9 degrees, yaw within 11 and pitch within 17: a nose
-    that is shorter than the mean looks like a raised head.
-
-    Args:
-        landmarks: float (5, 2), (x, y) pixels, in the detector's order.
-
-    Returns:
-        float64 (3,): roll, yaw and pitch in degrees. Positive is clockwise, to the
-        right as seen in the image, and up.
-
-    Source: Terzakis and Lourakis, "A Consistently Fast and Globally Optimal Solution to
-    the Perspective-n-Point Problem", 2020, as in OpenCV.
-    """
-    middle = landmarks.mean(axis=0)
-    points = (landmarks - middle) / np.linalg.norm(landmarks - middle)
-    far = np.diag([20.0, 20.0, 1.0])  # nearly parallel rays, as no camera is known
-    _, turn, _ = cv2.solvePnP(_MODEL, points, far, None, flags=cv2.SOLVEPNP_SQPNP)
-    rotation, _ = cv2.Rodrigues(turn)
-    roll = np.arctan2(rotation[1, 0], rotation[0, 0])
-    across, y, z = -rotation[:, 2]  # where the nose points
-    # As if the head were not leant: as in the crop.
-    x = across * np.cos(roll) + y * np.sin(roll)
-    y = y * np.cos(roll) - across * np.sin(roll)
-    return np.degrees([roll, np.arctan2(x, -z), np.arctan2(-y, np.hypot(x, z))])
-
-
-def _face_model() -> np.ndarray:
-    """The mean shape, made symmetric, with depth; z points away from the camera."""
-    shape = MEAN_LANDMARKS - MEAN_LANDMARKS.mean(axis=0)
-    shape = (shape + shape[[1, 0, 2, 4, 3]] * (-1, 1)) / 2
-    depth = np.zeros((5, 1))
-    depth[2] = -0.42 * (shape[1, 0] - shape[0, 0])
-    return np.hstack([shape, depth])
-
-
-_MODEL = _face_model()
-
-
 def examine_folder(
     path: str | Path, entries: list[dict], settings: DoctorSettings
 ) -> Folder:
@@ -202,10 +159,10 @@ def examine_folder(
         gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         small.append(cv2.resize(gray, (32, 32), interpolation=cv2.INTER_AREA))
         seen[index] = _sharpness_and_brightness(gray)
-        descriptors.append(describe(image[None])[0])
+        descriptors.append(describe(image[None], "local binary patterns")[0])
         if entry := record.get(face.name):
             left, top, right, bottom = entry["box"]
-            pose = head_pose(np.array(entry["landmarks"]))
+            pose = estimate_head_pose(np.array(entry["landmarks"]))
             known[index] = entry["confidence"], min(right - left, bottom - top), *pose
     sharpness, brightness = seen.T
     confidence, size, roll, yaw, pitch = known.T

@@ -4,12 +4,21 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["FSGAN_OFFLINE"] = "1"  # no test waits for a download
-
 import numpy as np
 import pytest
 from skimage.data import astronaut
 
 from fsgan.detection import FaceDetector
+from fsgan.geometry import align, crop_matrix
+from fsgan.sample import _hopper
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_certificate(tmp_path_factory):
+    """Files are not signed with the certificate of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +30,25 @@ def detector() -> FaceDetector:
 def portrait() -> np.ndarray:
     """The upper part of a photo with one face of about 85 x 110 pixels."""
     return astronaut()[:300, 60:400].copy()
+
+
+def _views(image, detector, count=8) -> np.ndarray:
+    """Crops of the face as other frames of a clip would show it."""
+    [face] = detector.detect(image)
+    rng = np.random.default_rng(0)
+    crops = []
+    for _ in range(count):
+        landmarks = face.landmarks + rng.normal(0, 0.01 * face.size, (5, 2))
+        crop = align(image, crop_matrix(landmarks), 256).astype(float)
+        crops.append(np.clip(crop * rng.uniform(0.85, 1.1, 3), 0, 255).astype(np.uint8))
+    return np.stack(crops)
+
+
+@pytest.fixture(scope="module")
+def collins(portrait, detector) -> np.ndarray:
+    return _views(portrait, detector)
+
+
+@pytest.fixture(scope="module")
+def hopper(detector) -> np.ndarray:
+    return _views(_hopper().image, detector)

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fsgan import extract, identity
+from fsgan import descriptors, extract
 from fsgan.curation import curate
+from fsgan.descriptors import load_descriptor
 from fsgan.extract import read_record
 from fsgan.geometry import align, crop_matrix
-from fsgan.identity import load_descriptor
 from fsgan.images import read_image, write_image
 from fsgan.sample import _hopper
 
@@ -18,7 +18,7 @@ from fsgan.sample import _hopper
 @pytest.fixture(autouse=True)
 def known_tools(monkeypatch, detector):
     """One detector for all, and never VGGFace."""
-    monkeypatch.setattr(identity, "find_weights", lambda name: None)
+    monkeypatch.setattr(descriptors, "find_weights", lambda name: None)
     monkeypatch.setattr(extract, "FaceDetector", lambda *settings: detector)
     load_descriptor.cache_clear()
     yield

@@ -12,9 +12,8 @@ from PIL import Image
 from skimage.data import astronaut, coffee
 
 from fsgan.extract import read_record
-from fsgan.geometry import MEAN_LANDMARKS
 from fsgan.images import read_image, write_image
-from fsgan.quality import DoctorSettings, examine_folder, head_pose
+from fsgan.quality import DoctorSettings, examine_folder
 
 COUNT = 30
 # Eyes, nose and corners of a mouth, (x, y, depth), looking straight at the camera.
@@ -94,28 +93,6 @@ def examine(faces, **settings):
 @pytest.fixture
 def faces(tmp_path) -> Path:
     return make_folder(tmp_path / "faces")
-
-
-# Pose
-
-
-@pytest.mark.parametrize("yaw", [-50, -20, 0, 20, 50])
-@pytest.mark.parametrize("pitch", [-25, 0, 25])
-@pytest.mark.parametrize("roll", [0, 15])
-def test_the_pose_of_a_turned_head_is_found(yaw, pitch, roll):
-    found = head_pose(points(yaw, pitch, roll))
-    assert np.allclose(found, [roll, yaw, pitch], atol=6)
-
-
-def test_the_mean_shape_looks_straight_ahead():
-    assert np.abs(head_pose(MEAN_LANDMARKS * 256)).max() < 3
-
-
-def test_a_mirrored_face_looks_the_other_way():
-    landmarks = points(yaw=30, pitch=10)
-    mirrored = (landmarks * (-1, 1))[[1, 0, 2, 4, 3]]
-    roll, yaw, pitch = head_pose(landmarks)
-    assert np.allclose(head_pose(mirrored), [-roll, -yaw, pitch], atol=0.1)
 
 
 # One folder

@@ -1,0 +1,140 @@
+"""Which way a head is turned: a head turned by known angles, seen by a camera."""
+
+import numpy as np
+import pytest
+
+from fsgan.geometry import MEAN_LANDMARKS
+from fsgan.head_pose import (
+    DEPTH_OF_NOSE,
+    estimate_head_pose,
+    five_points,
+    head_model,
+    pose_difference,
+)
+
+POSES = [
+    (0, 0, 0),
+    (25, 0, 0),
+    (0, 40, 0),
+    (0, -40, 0),
+    (0, 0, 30),
+    (0, 0, -30),
+    (-160, 10, -5),
+    (12, -35, 20),
+    (-30, 60, -25),
+]
+
+
+def turned(roll: float, yaw: float, pitch: float) -> np.ndarray:
+    """The head nodded up, then turned to the right, then leant clockwise."""
+    (r, y, p) = np.radians([roll, yaw, pitch])
+    nod = [[1, 0, 0], [0, np.cos(p), np.sin(p)], [0, -np.sin(p), np.cos(p)]]
+    turn = [[np.cos(y), 0, -np.sin(y)], [0, 1, 0], [np.sin(y), 0, np.cos(y)]]
+    lean = [[np.cos(r), -np.sin(r), 0], [np.sin(r), np.cos(r), 0], [0, 0, 1]]
+    return head_model() @ (np.array(lean) @ turn @ nod).T
+
+
+def seen(head: np.ndarray) -> np.ndarray:
+    """The head as the camera that is assumed sees it, its points about (300, 200).
+
+    Their mean lies in the line of sight, and they are 1/20 of the focal length across.
+    """
+    place = np.array([0.0, 0.0, 20.0])
+    for _ in range(100):
+        points = (head + place)[:, :2] / (head + place)[:, 2:]
+        place[:2] -= points.mean(axis=0) * place[2]
+        place[2] *= 20 * np.linalg.norm(points - points.mean(axis=0))
+    return points * 1000 + (300, 200)
+
+
+def test_the_head_is_the_mean_shape_with_a_nose():
+    head = head_model()
+    assert abs(head[:, :2] - MEAN_LANDMARKS + MEAN_LANDMARKS.mean(axis=0)).max() < 0.02
+    np.testing.assert_allclose(head[:, 0], -head[[1, 0, 2, 4, 3], 0], atol=1e-12)
+    np.testing.assert_array_equal(head[[0, 1, 3, 4], 2], 0)
+    np.testing.assert_allclose(head[2, 2], -DEPTH_OF_NOSE * (head[1, 0] - head[0, 0]))
+
+
+@pytest.mark.parametrize("pose", POSES)
+def test_known_angles_come_back(pose):
+    np.testing.assert_allclose(estimate_head_pose(seen(turned(*pose))), pose, atol=1e-3)
+
+
+@pytest.mark.parametrize("pose", POSES)
+def test_a_camera_far_away_changes_little(pose):
+    points = turned(*pose)[:, :2] * 250
+    np.testing.assert_allclose(estimate_head_pose(points), pose, atol=0.7)
+
+
+def test_signs_are_those_of_the_picture():
+    points = MEAN_LANDMARKS * 256
+    level = estimate_head_pose(points)
+    right, up, leant = points.copy(), points.copy(), points.copy()
+    right[2, 0] += 15
+    up[2, 1] -= 15
+    leant[[0, 3]] -= (0, 8)  # what lies left rises: clockwise
+    assert (estimate_head_pose(right) - level)[1] > 10
+    assert (estimate_head_pose(up) - level)[2] > 10
+    assert (estimate_head_pose(leant) - level)[0] > 1.5
+
+
+def test_place_and_size_do_not_matter():
+    points = turned(10, 20, -15)[:, :2]
+    expected = estimate_head_pose(points)
+    np.testing.assert_allclose(
+        estimate_head_pose(points * 900 + (1500, -80)), expected, atol=1e-4
+    )
+
+
+def test_a_mirror_turns_roll_and_yaw_about():
+    points = turned(10, 20, -15)[:, :2]
+    mirrored = points[[1, 0, 2, 4, 3]] * (-1, 1)
+    np.testing.assert_allclose(
+        estimate_head_pose(mirrored),
+        estimate_head_pose(points) * (-1, -1, 1),
+        atol=1e-3,
+    )
+
+
+def test_of_68_points_five_are_made():
+    five = turned(5, -20, 10)[:, :2] * 200 + 300
+    points = np.full((68, 2), 1e4)  # of no account
+    rng = np.random.default_rng(0)
+    for eye, first in ((five[0], 36), (five[1], 42)):
+        around = rng.normal(0, 5, (6, 2))
+        points[first : first + 6] = eye + around - around.mean(axis=0)
+    points[[30, 48, 54]] = five[2:]
+    np.testing.assert_allclose(five_points(points), five)
+    np.testing.assert_allclose(
+        estimate_head_pose(points), estimate_head_pose(five), atol=1e-6
+    )
+
+
+def test_a_profile_has_an_answer():
+    np.testing.assert_allclose(
+        estimate_head_pose(seen(turned(0, 88, 0))), (0, 88, 0), atol=0.01
+    )
+    assert abs(estimate_head_pose(turned(0, 80, 0)[:, :2])[1] - 80) < 2
+
+
+@pytest.mark.parametrize(
+    ("points", "reason"),
+    [
+        (np.zeros((4, 2)), r"5 or 68 points \(x, y\), got the shape \(4, 2\)"),
+        (np.zeros((5, 3)), r"5 or 68 points"),
+        (np.full((5, 2), np.nan), "must be finite"),
+        (np.full((5, 2), 7.0), "lie on one line"),
+        (np.arange(5)[:, None] * (3.0, 1.0), "lie on one line"),
+    ],
+)
+def test_points_that_are_no_face_are_refused(points, reason):
+    with pytest.raises(ValueError, match=reason):
+        estimate_head_pose(points)
+
+
+def test_differences_go_the_short_way_round():
+    source = [[0, 0, 0], [179, 10, -5], [-179, 0, 0]]
+    swapped = [[0, 0, 0], [-179, 4, 5], [179, 0, 0]]
+    np.testing.assert_allclose(
+        pose_difference(source, swapped), [[0, 0, 0], [2, -6, 10], [-2, 0, 0]]
+    )
