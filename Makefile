@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TENSORFLOW ?= tensorflow-cpu
 BIN := .venv/bin
 INSTALLED := .venv/.installed-$(TENSORFLOW)
-LANDMARKS := .venv/.installed-landmarks
+OPTIONAL := .venv/.installed-optional
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 # TensorFlow's notes on start-up hide what matters.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -44,12 +44,12 @@ demo: $(INSTALLED) ## Run the four notebooks on the embedded footage, in build/d
 notebooks: $(INSTALLED) ## Open the notebooks in JupyterLab.
 	$(BIN)/jupyter lab notebooks
 
-# The tests exercise face-alignment, too, which brings PyTorch.
-$(LANDMARKS): $(INSTALLED)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[landmarks]'
+# The tests exercise what is optional, too; face-alignment brings PyTorch.
+$(OPTIONAL): $(INSTALLED)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[landmarks,provenance,identity]'
 	@touch $@
 
-test: $(LANDMARKS) ## Run the tests.
+test: $(OPTIONAL) ## Run the tests.
 	$(BIN)/python -m pytest
 
 check: $(INSTALLED) ## Check style, format, imports and that no notebook has outputs.

@@ -1,4 +1,4 @@
-"""Generated faces back into the frame: colour, feathering, blending, layouts."""
+"""Generated faces back into the frame: feathering, blending, layouts."""
 
 from typing import NamedTuple
 
@@ -7,21 +7,12 @@ import numpy as np
 
 from fsgan.geometry import invert, transform_points, warp
 
-COLOR_METHODS = ("none", "adain", "adain_xyz", "hist_match")
+BLEND_METHODS = ("alpha", "poisson", "multiband")
 LAYOUTS = {
     1: "result",
     2: "source and result",
     3: "source, result and mask over the darkened source",
 }
-
-# Linear RGB -> XYZ with the primaries of sRGB and its white point D65.
-_XYZ = np.array(
-    [
-        [0.412453, 0.357580, 0.180423],
-        [0.212671, 0.715160, 0.072169],
-        [0.019334, 0.119193, 0.950227],
-    ]
-)
 
 
 class Layer(NamedTuple):
@@ -38,52 +29,6 @@ class Layer(NamedTuple):
     columns: slice
     rgb: np.ndarray
     alpha: np.ndarray
-
-
-def match_colors(
-    image: np.ndarray, reference: np.ndarray, alpha: np.ndarray, method: str
-) -> np.ndarray:
-    """Gives a generated face the colours of the face that it replaces.
-
-    Statistics of both pictures are weighted by the mask, so the background, which is
-    not replaced, has no say.
-
-    Args:
-        image: generated face, RGB float [0, 255] (height, width, 3).
-        reference: the face in its place, RGB [0, 255] (height, width, 3).
-        alpha: mask, float [0, 1] (height, width, 1).
-        method: "none"; "adain" matches mean and deviation of each channel; "adain_xyz"
-            does so in the colour space XYZ; "hist_match" matches the histograms.
-
-    Returns:
-        RGB float32 [0, 255] (height, width, 3).
-
-    Raises:
-        ValueError: `method` is unknown.
-
-    Source: faceswap-GAN v2.2 (2018); adain after Huang and Belongie, "Arbitrary style
-    transfer in real-time with adaptive instance normalization", 2017.
-    """
-    if method not in COLOR_METHODS:
-        raise ValueError(f"color must be one of {COLOR_METHODS}, got {method!r}")
-    image, reference = image.astype(np.float64), reference.astype(np.float64)
-    weights = alpha.ravel().astype(np.float64)
-    if method == "none" or not weights.any():
-        matched = image
-    elif method == "adain":
-        matched = _match_moments(image, reference, weights)
-    elif method == "adain_xyz":
-        matched = _match_moments(image @ _XYZ.T, reference @ _XYZ.T, weights)
-        matched = matched @ np.linalg.inv(_XYZ).T
-    else:
-        matched = np.stack(
-            [
-                _match_histogram(image[..., channel], reference[..., channel], weights)
-                for channel in range(3)
-            ],
-            axis=-1,
-        )
-    return matched.clip(0, 255).astype(np.float32)
 
 
 def feather(size: int, width: float = 0.15) -> np.ndarray:
@@ -131,25 +76,74 @@ def place(
         return Layer(rows, columns, empty[..., :3], empty[..., 3:])
     inverse[:, 2] -= (left, top)
     placed = warp(rgb, inverse, extent, interpolation=cv2.INTER_CUBIC)
+    placed.clip(0, 255, out=placed)  # cubic curves overshoot
     mask = warp(alpha, inverse, extent, border=cv2.BORDER_CONSTANT)
     return Layer(rows, columns, placed, mask[..., None])
 
 
-def blend(frame: np.ndarray, layers: list[Layer]) -> np.ndarray:
+def sharpen(layer: Layer, amount: float) -> Layer:
+    """Brings out the details of a generated face by an unsharp mask.
+
+    Args:
+        layer: the face; left as it is.
+        amount: at least 0, of the details to add; 0 changes nothing.
+
+    Returns:
+        The face with new `rgb`.
+    """
+    if not amount or not layer.alpha.size:
+        return layer
+    blurred = cv2.GaussianBlur(
+        layer.rgb, (0, 0), max(layer.alpha.shape) / 96, borderType=cv2.BORDER_REPLICATE
+    )
+    sharper = layer.rgb + amount * (layer.rgb - blurred)
+    return layer._replace(rgb=sharper.clip(0, 255))
+
+
+def enhance(result: np.ndarray, source: np.ndarray, amount: float) -> np.ndarray:
+    """Raises the contrast of a swapped frame against its source.
+
+    Args:
+        result: RGB uint8 (height, width, 3); left as it is.
+        source: RGB uint8 (height, width, 3), the frame before the swap.
+        amount: at least 0; 0 changes nothing.
+
+    Returns:
+        RGB uint8 (height, width, 3), (1 + amount) * result - amount * source, clipped;
+        where nothing was swapped that is the source.
+
+    Source: faceswap-GAN v2.2 (2018).
+    """
+    if not amount:
+        return result
+    return cv2.addWeighted(result, 1 + amount, source, -amount, 0)
+
+
+def blend(frame: np.ndarray, layers: list[Layer], method: str = "alpha") -> np.ndarray:
     """Lays generated faces over a frame.
 
     Args:
         frame: RGB uint8 (height, width, 3); left as it is.
         layers: the faces, the last on top.
+        method: "alpha" mixes by the mask; "poisson" first fits the face's light to what
+            lies around it; "multiband" mixes fine details over a shorter way than
+            coarse ones.
 
     Returns:
         RGB uint8 (height, width, 3); pixels where every alpha is 0 are the frame's.
+
+    Raises:
+        ValueError: `method` is unknown.
+
+    Source: Perez et al., "Poisson image editing", 2003, as in OpenCV; Burt and Adelson,
+    "A multiresolution spline with application to image mosaics", 1983.
     """
+    if method not in BLEND_METHODS:
+        raise ValueError(f"blend must be one of {BLEND_METHODS}, got {method!r}")
     result = frame.copy()
     for layer in layers:
-        under = result[layer.rows, layer.columns].astype(np.float32)
-        mixed = under + layer.alpha * (layer.rgb - under)
-        result[layer.rows, layer.columns] = np.round(mixed).clip(0, 255)
+        if layer.alpha.any():
+            _lay(result[layer.rows, layer.columns], layer.rgb, layer.alpha, method)
     return result
 
 
@@ -177,36 +171,70 @@ def lay_out(
         return result
     if layout == 2:
         return np.hstack([source, result])
-    white = [layer._replace(rgb=np.full_like(layer.rgb, 255)) for layer in layers]
-    return np.hstack([source, result, blend(source // 3, white)])
+    masks = cv2.LUT(source, np.arange(256, dtype=np.uint8) // 3)
+    for layer in layers:
+        if layer.alpha.size:
+            _lay(masks[layer.rows, layer.columns], np.float32(255), layer.alpha)
+    return np.hstack([source, result, masks])
 
 
-def _match_moments(
-    image: np.ndarray, reference: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    """Gives each channel the weighted mean and deviation of the reference's."""
+def _lay(
+    under: np.ndarray, rgb: np.ndarray, alpha: np.ndarray, method: str = "alpha"
+) -> None:
+    """Lays a face over its part of a frame, in place."""
+    if method == "poisson":
+        rgb = _fit_light(under, rgb, alpha)
+    elif method == "multiband":
+        rgb = _mix_bands(under, rgb, alpha)
+        # The bands mix by themselves; what they carry beyond the mask fades quickly.
+        alpha = np.minimum(alpha * (4 / alpha.max()), 1)
+    below = under.astype(np.float32)
+    mixed = rgb - below
+    mixed *= alpha
+    mixed += below
+    np.rint(mixed, out=mixed)
+    under[...] = mixed.clip(0, 255, out=mixed)
 
-    def moments(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        values = pixels.reshape(-1, 3)
-        mean = np.average(values, axis=0, weights=weights)
-        variance = np.average((values - mean) ** 2, axis=0, weights=weights)
-        return mean, np.sqrt(variance)
 
-    (mean, deviation), (new_mean, new_deviation) = moments(image), moments(reference)
-    return (image - mean) / (deviation + 1e-7) * new_deviation + new_mean
+def _fit_light(under: np.ndarray, rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """The face with its own gradients and the light of the frame around it, uint8.
+
+    Only the mask's upper half counts as face: its rim often lies on the background.
+    """
+    # OpenCV takes 3 pixels off the mask, and fails if it is narrower than 3 or touches
+    # the border of the pictures.
+    margin = 5
+    pad = [(margin, margin), (margin, margin), (0, 0)]
+    mask = np.pad((alpha > alpha.max() / 2).astype(np.uint8) * 255, pad)
+    mask = cv2.dilate(mask, np.ones((7, 7), np.uint8))
+    left, top, width, height = cv2.boundingRect(mask)
+    fitted = cv2.seamlessClone(
+        np.pad(np.rint(rgb).clip(0, 255).astype(np.uint8), pad, "edge"),
+        np.pad(under, pad, "edge"),
+        mask,
+        (left + width // 2, top + height // 2),
+        cv2.NORMAL_CLONE,
+    )
+    return fitted[margin:-margin, margin:-margin]
 
 
-def _match_histogram(
-    image: np.ndarray, reference: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    """Maps one channel so that its weighted histogram is the reference's."""
-
-    def quantiles(channel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        values, index = np.unique(channel, return_inverse=True)
-        share = np.bincount(index.ravel(), weights)
-        seen = share > 0
-        return values[seen], np.cumsum(share[seen]) / weights.sum()
-
-    values, quantile = quantiles(image)
-    new_values, new_quantile = quantiles(reference)
-    return np.interp(image, values, np.interp(quantile, new_quantile, new_values))
+def _mix_bands(under: np.ndarray, rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Mixes the two band by band of their Laplacian pyramids, float32."""
+    levels = max(0, int(np.log2(min(alpha.shape[:2]) / 8)))
+    below, above = under.astype(np.float32), rgb
+    most = alpha.max()
+    mask = np.clip(2 * alpha[..., 0] - most / 2, 0, most)  # steeper for fine details
+    bands = []
+    for _ in range(levels):
+        extent = mask.shape[::-1]
+        smaller = [cv2.pyrDown(picture) for picture in (below, above)]
+        details = [
+            picture - cv2.pyrUp(small, dstsize=extent)
+            for picture, small in zip((below, above), smaller, strict=True)
+        ]
+        bands.append(details[0] + mask[..., None] * (details[1] - details[0]))
+        (below, above), mask = smaller, cv2.pyrDown(mask)
+    mixed = below + mask[..., None] * (above - below)
+    for band in reversed(bands):
+        mixed = cv2.pyrUp(mixed, dstsize=band.shape[1::-1]) + band
+    return mixed

@@ -1,81 +1,38 @@
 """Stage: from footage and a trained model to swapped footage."""
 
 import logging
+import shutil
 import time
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from fsgan.checkpoint import latest_checkpoint, load_generator, read_settings
-from fsgan.compositing import (
-    COLOR_METHODS,
-    LAYOUTS,
-    Layer,
-    blend,
-    feather,
-    lay_out,
-    match_colors,
-    place,
-)
-from fsgan.detection import FaceDetector
-from fsgan.following import FaceFollower, FollowedFaces, follow_faces
+from fsgan.content_credentials import check_certificate, sign
+from fsgan.convert_settings import ConvertSettings
+from fsgan.following import FollowedFaces, follow_faces
 from fsgan.geometry import Face, align, crop_matrix
 from fsgan.identity import Identity
-from fsgan.images import read_image, write_image
-from fsgan.provenance import image_xmp, video_metadata
-from fsgan.video import probe, read_frames
-from fsgan.video_writer import VideoWriter
+from fsgan.images import list_images, read_image, write_beside, write_image
+from fsgan.provenance import (
+    image_xmp,
+    mark_file,
+    sidecar_path,
+    video_metadata,
+    write_sidecar,
+)
+from fsgan.second_pass import SecondPass
+from fsgan.segments import ResumableWriter
+from fsgan.swapper import FaceSwapper
+from fsgan.video import probe
 
 log = logging.getLogger(__name__)
 
-DIRECTIONS = {"AtoB": "b", "BtoA": "a"}
-_CHUNK = 8  # frames whose faces go through the generator together
-
-
-@dataclass(frozen=True)
-class ConvertSettings:
-    """How faces are found, generated and put back."""
-
-    direction: str = "AtoB"  # "AtoB": B's face on footage of A; "BtoA"
-    color: str = "hist_match"  # none, adain, adain_xyz, hist_match
-    layout: int = 1  # 1 result; 2 source, result; 3 source, result, mask
-    smoothing: float | None = 0.03  # Kalman process noise, less is smoother; None: off
-    min_face: float = 35  # pixels, smaller faces are left alone
-    min_confidence: float = 0.8  # of the detector, [0.7, 1]
-    search_every: int = 5  # frames; those between are looked at where faces were
-    min_alpha: float = 0.0  # [0, 1], shows more of the face than the mask asks for
-    feather: float = 0.15  # width of the faded border, share of the generated square
-    crf: int = 18  # H.264 quality of a video, 0 lossless to 51
-
-    def __post_init__(self) -> None:
-        """Checks names and ranges."""
-        for name, accepted in (
-            ("direction", tuple(DIRECTIONS)),
-            ("color", COLOR_METHODS),
-            ("layout", tuple(LAYOUTS)),
-        ):
-            value = getattr(self, name)
-            if value not in accepted:
-                raise ValueError(f"{name} must be one of {accepted}, got {value!r}")
-        if not 0 <= self.min_alpha <= 1:
-            raise ValueError(f"min_alpha must be in [0, 1], got {self.min_alpha}")
-        if not 0 < self.feather <= 0.5:
-            raise ValueError(f"feather must be in (0, 0.5], got {self.feather}")
-        if self.crf not in range(52):
-            raise ValueError(f"crf must be in 0..51, got {self.crf!r}")
-        if self.smoothing is not None and not self.smoothing > 0:
-            raise ValueError(
-                f"smoothing must be above 0, or None, got {self.smoothing}"
-            )
-        if self.search_every < 1:
-            raise ValueError(
-                f"search_every must be at least 1, got {self.search_every}"
-            )
-        FaceDetector(self.min_face, self.min_confidence)
+_CROP_SIZE = 256  # pixels, of crops in which a person is looked for
 
 
 @dataclass(frozen=True)
@@ -86,6 +43,7 @@ class ConvertedVideo:
         path: the swapped video.
         frames: frames written.
         frames_with_face: those of them in which a face was swapped.
+        frames_damaged: those which the file holds damaged: they are left as they are.
         frames_per_second: speed of the conversion, both passes together.
         swapped: numbers of the tracks whose faces were swapped.
         faces: all that were followed, with their contact sheet.
@@ -94,202 +52,141 @@ class ConvertedVideo:
     path: Path
     frames: int
     frames_with_face: int
+    frames_damaged: int
     frames_per_second: float
     swapped: tuple[int, ...]
     faces: FollowedFaces
 
-
-class FaceSwapper:
-    """Swaps the faces in successive frames of one video or camera."""
-
-    def __init__(
-        self, model_dir: str | Path, settings: ConvertSettings | None = None
-    ) -> None:
-        """Loads the newest checkpoint of a model.
-
-        Args:
-            model_dir: folder given to `fsgan.train`.
-            settings: how to convert; None takes the defaults.
-
-        Raises:
-            FileNotFoundError: the folder holds no checkpoint.
-            ValueError: the checkpoint is damaged.
-        """
-        self.settings = settings or ConvertSettings()
-        checkpoint = latest_checkpoint(model_dir)
-        if checkpoint is None:
-            raise FileNotFoundError(
-                f"no trained model in {model_dir}: give the folder that train wrote to"
-            )
-        record = read_settings(checkpoint)
-        self._generator = load_generator(
-            checkpoint, DIRECTIONS[self.settings.direction]
+    def __str__(self) -> str:
+        """One line for a table."""
+        damaged = f", {self.frames_damaged} damaged" if self.frames_damaged else ""
+        return (
+            f"face in {self.frames_with_face} of {self.frames} frames{damaged}, "
+            f"{self.frames_per_second:.1f} frames/s"
         )
-        self._resolution = record["model"]["resolution"]
-        self._coverage = record["coverage"]
-        self._feather = feather(self._resolution, self.settings.feather)
-        self._detector = FaceDetector(
-            self.settings.min_face, self.settings.min_confidence
-        )
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets the faces seen so far; the next frame is of another video."""
-        self._follower = FaceFollower(
-            self._detector, self.settings.smoothing, self.settings.search_every
-        )
-
-    def swap(
-        self,
-        frames: Sequence[np.ndarray],
-        faces: Sequence[list[Face]] | None = None,
-    ) -> list[tuple[np.ndarray, int]]:
-        """Swaps the faces in the next frames.
-
-        Args:
-            frames: RGB uint8 (height, width, 3), in their order in time; a handful at
-                once is faster than one by one.
-            faces: those to swap in each frame, where they are known; None finds and
-                follows them, looking back only.
-
-        Returns:
-            For each frame the picture in the layout of the settings, RGB uint8, and the
-            number of faces swapped in it. A frame without a face is left as it is.
-        """
-        if faces is None:
-            follow = self._follower.follow
-            faces = [[track.face for track in follow(frame)] for frame in frames]
-        matrices = [self._place(of_frame) for of_frame in faces]
-        crops = [
-            align(frame, matrix, self._resolution)
-            for frame, of_frame in zip(frames, matrices, strict=True)
-            for matrix in of_frame
-        ]
-        generated = iter(self._generate(crops))
-        results = []
-        for frame, of_frame in zip(frames, matrices, strict=True):
-            layers = [
-                place(*face, matrix, frame)
-                for matrix, face in zip(of_frame, generated, strict=False)
-            ]
-            picture = self._picture(frame, layers)
-            results.append((picture, len(layers)))
-        return results
-
-    def _place(self, faces: list[Face]) -> list[np.ndarray]:
-        """Matrices from frame to network pixels, of the largest face last."""
-        return [
-            crop_matrix(face.landmarks, self._resolution, self._coverage)
-            for face in sorted(faces, key=lambda face: face.size)
-        ]
-
-    def _generate(self, crops: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Generated RGB float32 [0, 255] and feathered alpha of each crop."""
-        if not crops:
-            return []
-        x = np.stack(crops)
-        network_input = x.astype(np.float32) / 127.5 - 1
-        alphas, pictures = self._generator.predict_on_batch(network_input)
-        alphas = np.maximum(alphas, self.settings.min_alpha) * self._feather
-        return [
-            (match_colors((rgb + 1) * 127.5, crop, alpha, self.settings.color), alpha)
-            for rgb, crop, alpha in zip(pictures, x, alphas, strict=True)
-        ]
-
-    def _picture(self, frame: np.ndarray, layers: list[Layer]) -> np.ndarray:
-        """The frame with its new faces, in the layout of the settings."""
-        return lay_out(frame, blend(frame, layers), layers, self.settings.layout)
 
 
 def convert_image(
     source: str | Path,
     out: str | Path,
-    model_dir: str | Path,
+    model: str | Path | FaceSwapper,
     settings: ConvertSettings | None = None,
+    *,
+    only: str | Path | Identity | None = None,
+    overwrite: bool = False,
 ) -> int:
     """Swaps the faces in a photo.
 
     Args:
         source: the photo; its EXIF rotation is honoured.
         out: the picture to write, .png, .jpg or .webp; marked as synthetic.
-        model_dir: folder given to `fsgan.train`.
-        settings: how to convert; None takes the defaults.
+        model: folder given to `fsgan.train`, or a swapper, which is loaded already.
+        settings: how to convert; None takes the defaults, or the swapper's.
+        only: whose face to swap: another photo, or a folder of face crops, of the
+            person; without the extra `identity` few are recognised. None swaps all.
+        overwrite: whether `out` may be there already.
 
     Returns:
-        The number of faces swapped; 0 leaves the photo as it is.
+        The number of faces swapped; 0 leaves the photo as it is, and unmarked.
 
     Raises:
-        FileNotFoundError: `source` or the model is missing.
+        FileExistsError: `out` is there already.
+        FileNotFoundError: `source`, the model or the reference is missing.
         ValueError: `source` is not a photo, or a setting is wrong.
         OSError: `out` cannot be written.
     """
-    _refuse_overwriting(source, out)
-    image = read_image(source)
-    [(picture, faces)] = FaceSwapper(model_dir, settings).swap([image])
-    if not faces:
-        log.warning("no face found in %s: it is left as it is", source)
-    write_image(out, picture, xmp=image_xmp())
-    return faces
+    source, out = Path(source), Path(out)
+    _check_output(source, out, overwrite)
+    swapper = FaceSwapper.of(model, settings)
+    settings, image = swapper.settings, read_image(source)
+    _check_certificate(settings)
+    faces = swapper.detector.detect(image)
+    if only is not None:
+        faces = _of_person(only, image, faces)
+    [(picture, layers)] = swapper.swap([image], [faces])
+    marked = _is_marked(settings, source, bool(layers))
+    with write_beside(out) as path:
+        write_image(path, picture, xmp=image_xmp() if marked else None)
+        if marked:
+            _sign(path, settings, out)
+    _write_sidecar(marked, settings, source, out)
+    return len(layers)
 
 
 def convert_video(
     source: str | Path,
     out: str | Path,
-    model_dir: str | Path,
+    model: str | Path | FaceSwapper,
     settings: ConvertSettings | None = None,
     *,
-    only: str | Path | int | Collection[int] | None = None,
+    only: str | Path | Identity | int | Collection[int] | None = None,
     faces: str | Path | None = None,
     start: float = 0.0,
     end: float | None = None,
+    fps: Fraction | float | None = None,
+    overwrite: bool = False,
 ) -> ConvertedVideo:
     """Swaps the faces in a video and carries its sound over.
 
     Two passes: the first finds and follows the faces (`fsgan.follow_faces`), so that
     they are smoothed looking both ways; the second swaps them. What the first finds
     stays beside the output: `<out>.faces.json`, with which a second conversion need not
-    search again, and `<out>.tracks.png`, which shows each track with its number. Frames
-    pass by a few at a time. The output takes its name when it is complete.
+    search again, and `<out>.tracks.png`, which shows each track with its number.
+
+    Frames pass by a few at a time, however long the video. The output takes its name
+    when it is complete. A conversion that was stopped or killed goes on from where it
+    was, if it is called again with the same arguments; the result is the same.
 
     Args:
-        source: the video.
-        out: the video to write, .mp4; marked as synthetic.
-        model_dir: folder given to `fsgan.train`.
-        settings: how to convert; None takes the defaults.
+        source: the video; or an image sequence, as a folder or a pattern
+            ("shot/%05d.png").
+        out: the video to write, .mp4, .mov, .mkv, .webm or .gif; or a folder or pattern
+            for an image sequence; marked as synthetic.
+        model: folder given to `fsgan.train`, or a swapper, which is loaded already.
+        settings: how to convert; None takes the defaults, or the swapper's.
         only: whose face to swap: a photo or a folder of face crops of the person, or
             the number of a track, or several. None swaps all.
         faces: name given to `fsgan.follow_faces`; None takes that of `out`.
         start: first second to convert.
         end: second to stop at; None goes on to the end.
+        fps: frames a second of an image sequence; None takes 25.
+        overwrite: whether `out` may be there already.
 
     Returns:
         Counts, speed and the faces followed.
 
     Raises:
+        FileExistsError: `out` is there already.
         FileNotFoundError: `source`, the model or the reference is missing.
         ValueError: `source` is not a video, no frame lies between `start` and `end`,
             the reference shows no face or several, there is no track of that number, or
             a setting is wrong.
-        OSError: `out` cannot be written.
+        OSError: `out` cannot be written, or the disk is full.
     """
-    _refuse_overwriting(source, out)
+    source, out = Path(source), Path(out)
+    _check_output(source, out, overwrite)
     if not 0 <= start < (np.inf if end is None else end):
         raise ValueError(f"start must be in [0, end), got start={start}, end={end}")
-    info = probe(source)
-    swapper = FaceSwapper(model_dir, settings)
+    info = probe(source, fps)
+    swapper = FaceSwapper.of(model, settings)
     settings = swapper.settings
-    person = Identity.of(only) if isinstance(only, str | Path) else None
-    unopened = VideoWriter(  # before the first pass, lest it be for nothing
+    _check_certificate(settings)
+    if isinstance(only, str | Path):
+        only = Identity.of(only)
+    writer = partial(
+        ResumableWriter,
         out,
         info.width * settings.layout,
         info.height,
         info.fps,
-        audio_from=source,
+        audio_from=source if info.has_audio else None,
         start=start,
         end=end,
         crf=settings.crf,
-        metadata=video_metadata(),
+        lossless=settings.lossless,
     )
+    layers = out.with_suffix(".layers") if settings.layers else None
+    writer(settings={})  # before the first pass, lest it be for nothing
     began = time.perf_counter()
     followed = follow_faces(
         source,
@@ -300,27 +197,36 @@ def convert_video(
         search_every=settings.search_every,
         start=start,
         end=end,
+        fps=fps,
     )
-    chosen = _choose(followed, only if person is None else person)
-    frames = read_frames(source, start, end)
-    written = with_face = 0
-    share = (min(end or np.inf, info.duration) - start) / info.duration
-    count = max(1, round(info.frame_count * share))
-    with unopened as writer, tqdm(desc="swap", total=count, unit="frame") as progress:
-        for chunk in _chunks(frames, _CHUNK):
-            results = swapper.swap(
-                [frame.image for frame in chunk],
-                [followed.faces(frame.index, chosen) for frame in chunk],
-            )
-            for frame, (picture, swapped) in zip(chunk, results, strict=True):
-                writer.write(picture, frame.time)
-                written, with_face = written + 1, with_face + bool(swapped)
-                progress.update()
-    if not with_face:
-        log.warning("no face to swap in %s: it is left as it is", source)
-    speed = written / (time.perf_counter() - began)
+    chosen = _choose(followed, only)
+    marked = _is_marked(settings, source, bool(chosen))
+    if marked:
+        writer = partial(
+            writer,
+            metadata=video_metadata(),
+            xmp=image_xmp(),
+            finish=partial(_mark, settings, out),
+        )
+    whole = not start and end is None
+    if not chosen and whole and _is_copy(settings, source, out):
+        with write_beside(out) as path:
+            shutil.copyfile(source, path)
+        frames = Counter({"all": info.frame_count})
+    else:
+        swapping = SecondPass(swapper, info, followed, chosen, (start, end, fps))
+        with writer(settings=swapping.depends_on) as opened:
+            swapping.run(opened, layers)
+        frames = swapping.frames
+    _write_sidecar(marked, settings, source, out)
     return ConvertedVideo(
-        Path(out), written, with_face, speed, tuple(sorted(chosen)), followed
+        out,
+        frames["all"],
+        frames["with face"],
+        frames["damaged"],
+        frames["all"] / (time.perf_counter() - began),
+        tuple(sorted(chosen)),
+        followed,
     )
 
 
@@ -347,13 +253,78 @@ def _choose(
     return wanted
 
 
-def _chunks(items: Iterator, size: int) -> Iterator[list]:
-    """Yields lists of up to `size` successive items."""
-    while chunk := list(islice(items, size)):
-        yield chunk
+def _of_person(
+    person: Identity | str | Path, image: np.ndarray, faces: list[Face]
+) -> list[Face]:
+    """The face of a photo that is the person's, if there is one."""
+    person = person if isinstance(person, Identity) else Identity.of(person)
+    crops = [
+        align(image, crop_matrix(face.landmarks, _CROP_SIZE), _CROP_SIZE)[None]
+        for face in faces
+    ]
+    same = person.choose(crops, [(0, 0)] * len(faces))
+    return [face for face, is_same in zip(faces, same, strict=True) if is_same]
 
 
-def _refuse_overwriting(source: str | Path, out: str | Path) -> None:
-    """Raises where the output would replace the source."""
-    if Path(source).resolve() == Path(out).resolve():
+def _is_copy(settings: ConvertSettings, source: Path, out: Path) -> bool:
+    """Whether frames that stay as they are may stay in their file, too."""
+    same_kind = source.suffix.lower() == out.suffix.lower() and source.is_file()
+    return same_kind and not settings.lossless and settings.layout == 1
+
+
+def _is_marked(settings: ConvertSettings, source: str | Path, swapped: bool) -> bool:
+    """Whether the output is marked as synthetic; why not, the log says."""
+    if not swapped:
+        log.warning(
+            "no face found to swap in %s: it is left as it is, and not marked as "
+            "synthetic",
+            source,
+        )
+    elif not settings.mark:
+        log.warning(
+            "marks are off: say yourself that what is made of %s is synthetic", source
+        )
+    return swapped and settings.mark
+
+
+def _mark(settings: ConvertSettings, out: Path, path: Path) -> None:
+    """Marks what is finished, but for its name; a signature comes last."""
+    for file in list_images(path) if path.is_dir() else [path]:
+        mark_file(file)
+        _sign(file, settings, out)
+
+
+def _sign(path: Path, settings: ConvertSettings, out: Path) -> None:
+    """Signs a file, which is marked already; nothing is lost if that fails."""
+    keys = (settings.certificate, settings.private_key)
+    certificate, private_key = (key and Path(key) for key in keys)
+    try:
+        sign(path, title=out.name, certificate=certificate, private_key=private_key)
+    except ValueError as error:
+        log.warning("%s is marked, but not signed: %s", out, error)
+
+
+def _write_sidecar(
+    marked: bool, settings: ConvertSettings, source: Path, out: Path
+) -> None:
+    """Writes the record beside a marked output, or removes that of an older one."""
+    if marked:
+        write_sidecar(out, source, asdict(settings))
+    else:
+        sidecar_path(out).unlink(missing_ok=True)
+
+
+def _check_certificate(settings: ConvertSettings) -> None:
+    """Raises where a certificate of the user's own cannot sign."""
+    if settings.certificate is not None and settings.private_key is not None:
+        check_certificate(settings.certificate, settings.private_key)
+
+
+def _check_output(source: Path, out: Path, overwrite: bool) -> None:
+    """Raises where the output would replace something."""
+    if source.resolve() == out.resolve():
         raise ValueError(f"{out} is the source itself: give the output another name")
+    if out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
+        raise FileExistsError(
+            f"{out} exists already: give another name, or say overwrite=True"
+        )

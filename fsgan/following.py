@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from tqdm.auto import tqdm
 from fsgan.detection import FaceDetector
 from fsgan.face_record import ROW, read_record, write_record
 from fsgan.geometry import Face, align, crop_matrix
+from fsgan.image_sequence import ImageSequence, is_sequence
 from fsgan.images import contact_sheet, read_image, write_beside, write_image
+from fsgan.pipeline import in_background
 from fsgan.tracking import CutDetector, FaceTracker, Track, smooth
 from fsgan.video import VideoInfo, probe, read_frames
 
@@ -135,6 +138,8 @@ class FollowedFaces:
                 row["smoothed"][:2].ravel(),
                 row["smoothed"][2:],
                 float(np.nan_to_num(row["confidence"])),
+                int(row["track"]),
+                int(row["run"]),
             )
             for row in self._rows[first:last]
             if only is None or row["track"] in only
@@ -184,6 +189,7 @@ def follow_faces(
     search_every: int = 5,
     start: float = 0.0,
     end: float | None = None,
+    fps: Fraction | float | None = None,
 ) -> FollowedFaces:
     """Finds and follows the faces of a video, for `fsgan.convert_video` to swap.
 
@@ -195,7 +201,7 @@ def follow_faces(
     face in each is 256 bytes.
 
     Args:
-        source: the video.
+        source: the video, or an image sequence, as of `fsgan.video.read_frames`.
         out: name of the two files; a suffix, as of the video to write, is left out.
         min_face: shorter side of the smallest face taken, in pixels, at least 20.
         min_confidence: smallest score of a face, in [0.7, 1].
@@ -205,6 +211,7 @@ def follow_faces(
             places are looked at where faces are expected, while all are there.
         start: first second.
         end: second to stop at; None goes on to the end.
+        fps: frames a second of an image sequence; None takes 25.
 
     Returns:
         The tracks, their faces and the contact sheet.
@@ -222,11 +229,9 @@ def follow_faces(
     source, record = Path(source), Path(out).with_suffix(".faces.json")
     sheet = Path(out).with_suffix(".tracks.png")
     detector = FaceDetector(min_face, min_confidence)
-    info = probe(source)
-    header = {
-        "source": source.name,
-        "bytes": source.stat().st_size,
-        "modified": source.stat().st_mtime_ns,
+    info = probe(source, fps)
+    header = fingerprint(source) | {
+        "fps": str(info.fps),
         "min_face": min_face,
         "min_confidence": min_confidence,
         "search_every": search_every,
@@ -237,7 +242,7 @@ def follow_faces(
     with write_beside(record) as path:  # before the search, lest it be for nothing
         if found is None:
             follower = FaceFollower(detector, search_every=search_every)
-            found = _search(info, follower, start, end)
+            found = _search(info, follower, start, end, fps)
             sheet.unlink(missing_ok=True)
         rows = _smooth(found, smoothing)
         write_record(path, header | {"smoothing": smoothing}, rows)
@@ -249,14 +254,36 @@ def follow_faces(
     return followed
 
 
+def fingerprint(source: Path) -> dict[str, str | int]:
+    """Tells a video from another one of the same name.
+
+    Args:
+        source: the video, a folder of pictures or a pattern of their names.
+
+    Returns:
+        Name, bytes and time of the last change.
+    """
+    files = ImageSequence(source).files if is_sequence(source) else [source]
+    stats = [path.stat() for path in files]
+    return {
+        "source": source.name,
+        "bytes": sum(stat.st_size for stat in stats),
+        "modified": max(stat.st_mtime_ns for stat in stats),
+    }
+
+
 def _search(
-    info: VideoInfo, follower: FaceFollower, start: float, end: float | None
+    info: VideoInfo,
+    follower: FaceFollower,
+    start: float,
+    end: float | None,
+    fps: Fraction | float | None,
 ) -> np.ndarray:
     """Rows of the faces found; nothing is smoothed yet."""
     found = bytearray()
     seconds = min(end or np.inf, info.duration) - start
     frames = max(1, round(info.frame_count * seconds / info.duration))
-    stream = read_frames(info.path, start, end)
+    stream = in_background(read_frames(info.path, start, end, fps), ahead=4)
     for frame in tqdm(stream, "find faces", frames, unit="frame"):
         for track in follower.follow(frame.image):
             face = track.found

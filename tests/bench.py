@@ -6,7 +6,7 @@ the ratios. Run by `make bench`.
 
 import os
 import platform
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,14 +27,27 @@ from mtcnn import MTCNN
 from skimage.data import astronaut
 
 import fsgan.layers
-from fsgan import AugmentationSettings, LossWeights, ModelConfig, convert_video
+from fsgan import (
+    AugmentationSettings,
+    ConvertSettings,
+    FaceSwapper,
+    LossWeights,
+    ModelConfig,
+    convert_video,
+)
 from fsgan.augmentation import sample
-from fsgan.checkpoint import load_generator, save_checkpoint
+from fsgan.checkpoint import latest_checkpoint, load_generator, save_checkpoint
+from fsgan.colors import match_colors
+from fsgan.compositing import feather
 from fsgan.dataset import FaceSet, make_batch
 from fsgan.detection import FaceDetector
 from fsgan.gan import FaceSwapGAN
+from fsgan.geometry import crop_matrix
+from fsgan.inference import FaceGenerator
 from fsgan.objective import PhaseTerms
 from fsgan.sample import make_sample_clips
+from fsgan.video import probe, read_frames
+from fsgan.video_writer import VideoWriter
 
 FACE = cv2.resize(astronaut()[40:200, 140:300], (100, 100))
 SETTINGS = AugmentationSettings()
@@ -124,8 +137,7 @@ def measure_step(
     ]
     terms = PhaseTerms.of(LossWeights(), 0.4, False)
     seconds = median_seconds(partial(gan.train_on_batch, terms, *chosen), 5)
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(1000 * seconds, kilobytes / 1e6)
+    print(1000 * seconds, peak_megabytes() / 1000)
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -156,23 +168,121 @@ def twelve_frames(detector: FaceDetector, frame: np.ndarray) -> None:
         faces = detector.find(frame, boxes, search=index == 0)
 
 
-def bench_conversion(folder: Path) -> None:
-    """Generator and whole road, with attention."""
+def bench_generator(folder: Path) -> None:
+    """Milliseconds a face, one by one and many at once, as Keras has it and as here."""
+    faces = np.random.default_rng(0).integers(0, 255, (16, 64, 64, 3), np.uint8)
     for capacity in ("lite", "standard"):
-        gan = FaceSwapGAN(ModelConfig(64, capacity))
-        model_dir = folder / capacity
-        checkpoint = save_checkpoint(model_dir, gan, {"coverage": 0.8}, 1, 5000)
-        generator = load_generator(checkpoint, "b")
-        base = None
-        for count in (1, 16):
-            faces = np.zeros((count, 64, 64, 3), np.float32)
-            seconds = median_seconds(partial(generator.predict_on_batch, faces), 9)
-            ms = 1000 * seconds / count
-            base = base or ms
-            report(f"generator, 64 {capacity}, batch {count}", ms, "ms/face", base)
-    clip, _ = make_sample_clips(folder / "sample", seconds=4.0)
-    result = convert_video(clip, folder / "swap.mp4", folder / "lite")
-    report("convert_video, 640x360, 64 lite", result.frames_per_second, "frames/s")
+        checkpoint = save_model(folder / capacity, capacity)
+        keras_model = load_generator(checkpoint, "b")
+        x = faces.astype(np.float32) / 127.5 - 1
+        name = f"generator, 64 {capacity}, "
+        one = partial(keras_model.predict_on_batch, x[:1])
+        base = 1000 * median_seconds(one, 9)
+        report(name + "Keras, one by one", base, "ms/face", base)
+        many = partial(keras_model.predict_on_batch, x)
+        report(name + "Keras, 16", 1000 * median_seconds(many, 9) / 16, "ms/face", base)
+        for engine in ("float32", "mixed", "bfloat16"):
+            ours = FaceGenerator(checkpoint, "b", engine)
+            ms = 1000 * median_seconds(partial(ours, faces), 9) / 16
+            report(f"{name}{engine}, 16", ms, "ms/face", base)
+
+
+POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
+CLIPS = ((1280, 720, 4.0), (640, 360, 8.0))  # seconds
+
+
+def bench_conversion(folder: Path) -> None:
+    """The whole road, H.264 in and out, against the one the original took.
+
+    Each row is a process of its own, which alone can tell its memory.
+    """
+    model_dir = folder / "standard"
+    save_model(model_dir, "standard")
+    for width, height, seconds in CLIPS:
+        clips = folder / str(height)
+        clip, _ = make_sample_clips(clips, seconds=seconds, size=(width, height))
+        name = f"conversion, {width}x{height}, 64 standard, "
+        base, megabytes = measured("frame_by_frame", clip, model_dir)
+        report(name + "frame by frame", base, f"frames/s {megabytes:5.0f} MB", base)
+        fps, megabytes = measured("convert", clip, model_dir)
+        report(name + "convert_video", fps, f"frames/s {megabytes:5.0f} MB", base)
+    for seconds in (12.0, 120.0):  # 300 and 3000 frames
+        clip, _ = make_sample_clips(folder / "long", seconds=seconds, size=(320, 180))
+        fps, megabytes = measured("convert", clip, folder / "lite")
+        name = f"conversion, 320x180, 64 lite, {25 * seconds:.0f} frames"
+        report(name, fps, f"frames/s {megabytes:5.0f} MB")
+
+
+def save_model(model_dir: Path, capacity: str) -> Path:
+    """An untrained model, with attention; its checkpoint."""
+    gan = FaceSwapGAN(ModelConfig(64, capacity))
+    return save_checkpoint(model_dir, gan, {"coverage": 0.8}, 1, 5000)
+
+
+def peak_megabytes() -> float:
+    """Most memory that this process held; resource's figure is its parent's, too."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1000
+
+
+def measured(road: str, clip: Path, model_dir: Path) -> tuple[float, float]:
+    """Frames a second and peak megabytes of a process that converts a clip."""
+    command = [sys.executable, __file__, road, str(clip), str(model_dir)]
+    output = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL)
+    fps, megabytes = map(float, output.split()[-2:])
+    return fps, megabytes
+
+
+def measure_conversion(road: str, clip: str, model_dir: str) -> None:
+    """Prints frames a second, without start-up, and the process' peak in megabytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        if road == "convert":
+            # What "auto" picks for every model trained so far.
+            swapper = FaceSwapper(model_dir, ConvertSettings(engine="mixed"))
+            swapper.swap([astronaut()[:300, 60:400]])  # what happens once, happens now
+            result = convert_video(clip, Path(folder, "swap.mp4"), swapper)
+            fps = result.frames_per_second
+        else:
+            fps = frame_by_frame(clip, Path(folder, "swap.mp4"), model_dir)
+    print(fps, peak_megabytes())
+
+
+def frame_by_frame(clip: str, out: Path, model_dir: str) -> float:
+    """Converts a clip on the original's road: one frame after the other, whole ones.
+
+    Returns:
+        Frames a second.
+    """
+    checkpoint = latest_checkpoint(model_dir)
+    generator, detector = load_generator(checkpoint, "b"), MTCNN()
+    detector.detect_faces(astronaut())
+    generator.predict_on_batch(np.zeros((1, 64, 64, 3)))
+    fade, info = feather(64), probe(clip)
+    began, frames = time.perf_counter(), 0
+    with VideoWriter(out, info.width, info.height, info.fps, audio_from=clip) as writer:
+        for frame in read_frames(clip):
+            picture = frame.image
+            for face in detector.detect_faces(frame.image):
+                picture = paste(picture, face["keypoints"], generator, fade)
+            writer.write(picture, frame.time)
+            frames += 1
+    return frames / (time.perf_counter() - began)
+
+
+def paste(
+    frame: np.ndarray, keypoints: dict, generator: keras.Model, fade: np.ndarray
+) -> np.ndarray:
+    """Swaps one face; mask and face are warped and mixed on the whole frame."""
+    landmarks = np.array([keypoints[name] for name in POINTS], float)
+    matrix = crop_matrix(landmarks, 64, 0.8)
+    crop = cv2.warpAffine(frame, matrix, (64, 64))
+    alpha, rgb = generator.predict_on_batch(crop[None].astype(np.float32) / 127.5 - 1)
+    alpha = alpha[0] * fade
+    rgb = match_colors((rgb[0] + 1) * 127.5, crop, alpha, "hist_match")
+    size, flags = frame.shape[1::-1], cv2.WARP_INVERSE_MAP | cv2.INTER_CUBIC
+    alpha = cv2.warpAffine(alpha, matrix, size, flags=flags)[..., None]
+    rgb = cv2.warpAffine(rgb, matrix, size, flags=flags)
+    return (alpha * rgb + (1 - alpha) * frame).clip(0, 255).astype(np.uint8)
 
 
 def main() -> None:
@@ -184,8 +294,15 @@ def main() -> None:
     bench_training()
     bench_detection()
     with tempfile.TemporaryDirectory() as folder:
+        bench_generator(Path(folder))
         bench_conversion(Path(folder))
 
 
 if __name__ == "__main__":
-    measure_step(*sys.argv[2:]) if sys.argv[1:2] == ["step"] else main()
+    match sys.argv[1:]:
+        case []:
+            main()
+        case ["step", *case]:
+            measure_step(*case)
+        case [road, clip, model_dir]:
+            measure_conversion(road, clip, model_dir)

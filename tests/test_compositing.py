@@ -1,35 +1,20 @@
-"""Colour correction against the original's, and faces laid into frames."""
-
-from pathlib import Path
+"""Faces laid into frames."""
 
 import cv2
 import numpy as np
 import pytest
 
 from fsgan.compositing import (
-    COLOR_METHODS,
+    BLEND_METHODS,
     Layer,
     blend,
+    enhance,
     feather,
     lay_out,
-    match_colors,
     place,
+    sharpen,
 )
 from fsgan.geometry import MEAN_LANDMARKS, align, crop_matrix, invert, warp
-
-GOLDEN = np.load(Path(__file__).parent / "golden" / "compositing.npz")
-STEP = 5  # the golden outputs hold every fifth row and column
-SOURCE = GOLDEN["source_bgr"][..., ::-1].astype(np.float32)
-REFERENCE = GOLDEN["reference_bgr"][..., ::-1]
-WHOLE = np.ones((*SOURCE.shape[:2], 1), np.float32)
-
-
-def matched(method: str, source: np.ndarray = SOURCE) -> np.ndarray:
-    return match_colors(source, REFERENCE, WHOLE, method)[::STEP, ::STEP]
-
-
-def golden(name: str) -> np.ndarray:
-    return GOLDEN[f"{name}_bgr"][..., ::-1].astype(float)
 
 
 def smooth_frame(height: int = 240, width: int = 320) -> np.ndarray:
@@ -47,148 +32,6 @@ def matrix_at(x: float, y: float, side: float, angle: float = 0, size: int = 64)
 
 def plain_face(size: int, color: tuple[int, int, int]) -> np.ndarray:
     return np.tile(np.float32(color), (size, size, 1))
-
-
-# Colour
-
-
-def test_adain_is_the_original_s():
-    np.testing.assert_allclose(
-        matched("adain"), golden("adain").clip(0, 255), atol=1e-3
-    )
-
-
-def test_adain_of_a_constant_channel_is_the_original_s():
-    constant = SOURCE.copy()
-    constant[..., 1] = 90
-    np.testing.assert_allclose(
-        matched("adain", constant), golden("constant_adain").clip(0, 255), atol=1e-3
-    )
-
-
-def test_hist_match_is_the_original_s():
-    np.testing.assert_allclose(matched("hist_match"), golden("hist_match"), atol=1e-3)
-
-
-def test_adain_xyz_is_the_original_s_within_its_8_bits():
-    ours, theirs = matched("adain_xyz"), golden("adain_xyz")
-    # The original rounds and clips XYZ and RGB to 8 bits. XYZ values that are 1.5 off
-    # are 1.5 * (3.24 + 1.54 + 0.50) = 7.9 levels of red off, of green 4.3, of blue 2.0.
-    to_xyz = np.array(
-        [[0.412, 0.358, 0.180], [0.213, 0.715, 0.072], [0.019, 0.119, 0.950]]
-    )
-    xyz = ours @ to_xyz.T
-    clipped = (
-        (xyz < 1)
-        | (xyz > 254)
-        | (ours <= 0)
-        | (ours >= 255)
-        | (theirs == 0)
-        | (theirs == 255)
-    ).any(-1)
-    assert clipped.mean() < 0.25
-    difference = np.abs(ours - theirs)[~clipped]
-    assert (difference.max(0) < [7.9, 5.5, 3.5]).all()
-    assert difference.mean() < 1.6
-
-
-def weighted_moments(image, weights):
-    values, weights = image.reshape(-1, 3).astype(float), weights.ravel().astype(float)
-    mean = weights @ values / weights.sum()
-    return mean, np.sqrt(weights @ (values - mean) ** 2 / weights.sum())
-
-
-def test_adain_gives_the_mean_and_deviation_of_the_reference():
-    rng = np.random.default_rng(0)
-    image = rng.uniform(80, 120, (20, 20, 3)).astype(np.float32)
-    reference = rng.uniform(60, 200, (20, 20, 3)).astype(np.float32)
-    alpha = rng.uniform(0, 1, (20, 20, 1)).astype(np.float32)
-    result = match_colors(image, reference, alpha, "adain")
-    for ours, wanted in zip(
-        weighted_moments(result, alpha), weighted_moments(reference, alpha), strict=True
-    ):
-        np.testing.assert_allclose(ours, wanted, atol=1e-3)
-
-
-def test_adain_xyz_gives_the_mean_and_deviation_of_the_reference_in_xyz():
-    rng = np.random.default_rng(1)
-    to_xyz = np.array(
-        [
-            [0.412453, 0.357580, 0.180423],
-            [0.212671, 0.715160, 0.072169],
-            [0.019334, 0.119193, 0.950227],
-        ]
-    )
-    image = rng.uniform(100, 130, (20, 20, 3)).astype(np.float32)
-    reference = rng.uniform(90, 150, (20, 20, 3)).astype(np.float32)
-    alpha = rng.uniform(0, 1, (20, 20, 1)).astype(np.float32)
-    result = match_colors(image, reference, alpha, "adain_xyz")
-    for ours, wanted in zip(
-        weighted_moments(result @ to_xyz.T, alpha),
-        weighted_moments(reference @ to_xyz.T, alpha),
-        strict=True,
-    ):
-        np.testing.assert_allclose(ours, wanted, atol=1e-3)
-
-
-def test_hist_match_by_hand():
-    column = np.array([[0.0], [1.0], [2.0], [3.0]])
-    image = np.repeat(column[..., None], 3, -1).astype(np.float32)
-    reference = np.array([10, 10, 20, 40], np.float32)[:, None, None] * np.ones(3)
-    result = match_colors(image, reference, np.ones((4, 1, 1)), "hist_match")
-    # Quantiles 1/4 .. 4/4; the reference reaches 2/4 at 10, 3/4 at 20, 4/4 at 40.
-    np.testing.assert_allclose(result[:, 0, 0], [10, 10, 20, 40])
-
-
-@pytest.mark.parametrize("method", COLOR_METHODS[1:])
-def test_a_face_matched_to_itself_is_itself(method):
-    np.testing.assert_allclose(
-        match_colors(SOURCE, SOURCE, WHOLE, method), SOURCE, atol=0.01
-    )
-
-
-@pytest.mark.parametrize("method", COLOR_METHODS[1:])
-def test_the_background_has_no_influence(method):
-    rng = np.random.default_rng(2)
-    alpha = np.zeros_like(WHOLE)
-    alpha[30:80, 40:90] = rng.uniform(0.2, 1, (50, 50, 1))
-    inside = (alpha > 0)[..., 0]
-    expected = match_colors(SOURCE, REFERENCE, alpha, method)
-    source, reference = SOURCE.copy(), REFERENCE.copy()
-    source[~inside], reference[~inside] = (0, 255, 0), (255, 0, 255)
-    result = match_colors(source, reference, alpha, method)
-    np.testing.assert_allclose(result[inside], expected[inside], atol=1e-4)
-    whole = match_colors(SOURCE, REFERENCE, WHOLE, method)
-    assert np.abs(whole - expected)[inside].max() > 5  # so the mask does matter
-
-
-@pytest.mark.parametrize("method", COLOR_METHODS)
-def test_a_face_that_is_not_shown_stays_as_it_is(method):
-    result = match_colors(SOURCE, REFERENCE, WHOLE * 0, method)
-    np.testing.assert_array_equal(result, SOURCE)
-
-
-def test_none_changes_no_colour():
-    np.testing.assert_array_equal(matched("none"), SOURCE[::STEP, ::STEP])
-
-
-@pytest.mark.parametrize("method", COLOR_METHODS)
-@pytest.mark.parametrize("value", [0, 77, 255])
-def test_plain_pictures_give_finite_colours(method, value):
-    plain = np.full_like(SOURCE, value)
-    for result in (
-        match_colors(plain, REFERENCE, WHOLE, method),
-        match_colors(SOURCE, plain, WHOLE, method),
-    ):
-        assert result.dtype == np.float32
-        assert result.shape == SOURCE.shape
-        assert result.min() >= 0
-        assert result.max() <= 255
-
-
-def test_an_unknown_colour_method_is_refused():
-    with pytest.raises(ValueError, match=r"color must be one of .*, got 'lab'"):
-        match_colors(SOURCE, REFERENCE, WHOLE, "lab")
 
 
 # Feathering
@@ -348,6 +191,199 @@ def test_a_large_generated_face_in_a_small_place_is_averaged_not_sampled():
 def test_no_face_at_all_gives_the_frame():
     frame = smooth_frame()
     np.testing.assert_array_equal(blend(frame, []), frame)
+
+
+# Ways of blending
+
+
+@pytest.mark.parametrize("method", BLEND_METHODS)
+@pytest.mark.parametrize("angle", [0, 60])
+@pytest.mark.parametrize("side", [9, 50, 160])
+@pytest.mark.parametrize(
+    "centre", [(160, 120), (5, 118), (160, 2), (317, 238), (0, 0), (-500, 120)]
+)
+def test_where_every_alpha_is_0_every_method_leaves_the_frame(
+    method, angle, side, centre
+):
+    rng = np.random.default_rng(5)
+    frame = rng.integers(0, 256, (240, 320, 3), dtype=np.uint8)
+    before = frame.copy()
+    layers = [
+        place(
+            rng.uniform(0, 255, (64, 64, 3)).astype(np.float32),
+            feather(64) * rng.uniform(0.3, 1, (64, 64, 1)).astype(np.float32),
+            matrix_at(centre[0] + shift, centre[1], side, angle),
+            frame,
+        )
+        for shift in (0, side // 3)
+    ]
+    result = blend(frame, layers, method)
+    shown = np.zeros((240, 320), bool)
+    for layer in layers:
+        shown[layer.rows, layer.columns] |= layer.alpha[..., 0] > 0
+    np.testing.assert_array_equal(result[~shown], frame[~shown])
+    np.testing.assert_array_equal(frame, before)
+    assert result.dtype == np.uint8
+    assert (result != frame).any() == (centre != (-500, 120))
+
+
+@pytest.mark.parametrize("method", BLEND_METHODS)
+@pytest.mark.parametrize("alpha", [0, 0.3, 1])
+@pytest.mark.parametrize("extent", [(0, 0), (0, 4), (1, 1), (1, 9), (2, 3), (3, 3)])
+def test_a_layer_of_hardly_any_pixels_does_no_harm(method, alpha, extent):
+    frame = smooth_frame(9, 9)
+    rgb = np.full((*extent, 3), 250, np.float32)
+    layer = Layer(
+        slice(0, extent[0]),
+        slice(0, extent[1]),
+        rgb,
+        np.full((*extent, 1), alpha, np.float32),
+    )
+    result = blend(frame, [layer], method)
+    outside = np.ones((9, 9), bool)
+    outside[: extent[0], : extent[1]] = False
+    np.testing.assert_array_equal(result[outside], frame[outside])
+    if not alpha:
+        np.testing.assert_array_equal(result, frame)
+
+
+@pytest.mark.parametrize("method", BLEND_METHODS)
+def test_a_tiny_frame_of_one_pixel_is_blended(method):
+    layer = Layer(
+        slice(0, 1),
+        slice(0, 1),
+        np.full((1, 1, 3), 50, np.float32),
+        np.ones((1, 1, 1), np.float32),
+    )
+    assert blend(np.zeros((1, 1, 3), np.uint8), [layer], method).shape == (1, 1, 3)
+
+
+@pytest.mark.parametrize("method", BLEND_METHODS)
+@pytest.mark.parametrize("angle", [0, 60])
+@pytest.mark.parametrize("side", [31, 90, 181])
+def test_a_face_that_is_the_frame_s_own_changes_nothing(method, side, angle):
+    frame = smooth_frame()
+    matrix = matrix_at(150.3, 121.8, side, angle)
+    layer = place(plain_face(64, (0, 0, 0)), feather(64), matrix, frame)
+    own = frame[layer.rows, layer.columns].astype(np.float32)
+    result = blend(frame, [layer._replace(rgb=own)], method)
+    assert np.abs(result.astype(int) - frame).max() <= 2
+
+
+@pytest.mark.parametrize("centre", [(160, 120), (20, 120), (300, 220)])
+@pytest.mark.parametrize("extent", [(60, 60), (61, 60), (60, 61), (61, 61)])
+def test_poisson_keeps_details_to_the_pixel_and_takes_the_light_of_the_frame(
+    extent, centre
+):
+    frame = np.full((240, 320, 3), (100, 90, 80), np.uint8)
+    top, left = centre[1] - 30, max(centre[0] - 30, 0)
+    rgb = np.full((*extent, 3), 180, np.float32)[: 240 - top, : 320 - left]
+    alpha = cv2.resize(feather(64), extent[::-1])[: 240 - top, : 320 - left, None]
+    rgb[27, 31] = 230
+    rows, columns = (
+        slice(start, start + size)
+        for start, size in zip((top, left), alpha.shape[:2], strict=True)
+    )
+    result = blend(frame, [Layer(rows, columns, rgb, alpha)], "poisson").astype(int)
+    peak = np.unravel_index(result[..., 0].argmax(), (240, 320))
+    assert peak == (top + 27, left + 31)
+    assert result[peak][0] == pytest.approx(150, abs=4)
+    result[peak] = frame[0, 0]
+    assert np.abs(result - frame).max() <= 4
+
+
+def test_poisson_shows_the_face_and_not_the_frame():
+    frame = np.full((100, 100, 3), 120, np.uint8)
+    rgb = smooth_frame(80, 80).astype(np.float32) / 4
+    alpha = feather(80)
+    result = blend(frame, [Layer(slice(10, 90), slice(10, 90), rgb, alpha)], "poisson")
+    inside = result[30:70, 30:70].astype(float)
+    face = rgb[20:60, 20:60]
+    for channel in range(3):
+        correlation = np.corrcoef(inside[..., channel].flat, face[..., channel].flat)
+        assert correlation[0, 1] > 0.9
+
+
+def test_multiband_carries_the_plateau_of_the_mask():
+    frame = np.full((100, 100, 3), 100, np.uint8)
+    rgb = np.full((80, 80, 3), 200, np.float32)
+    for most, middle in ((1, 200), (0.8, 180)):
+        layer = Layer(slice(10, 90), slice(10, 90), rgb, feather(80) * most)
+        result = blend(frame, [layer], "multiband")
+        np.testing.assert_array_equal(result[46:54, 46:54], middle)
+
+
+def test_multiband_changes_fine_details_over_a_shorter_way_than_coarse_ones():
+    frame = np.full((200, 200, 3), 100, np.uint8)
+    alpha = np.clip((np.arange(200, dtype=np.float32) - 50) / 100, 0, 1)
+    alpha = np.tile(alpha, (200, 1))[..., None]
+    stripes = np.tile(np.where(np.arange(200) % 2, 80.0, 120.0), (200, 1))
+    layer = Layer(
+        slice(0, 200),
+        slice(0, 200),
+        np.repeat(stripes[..., None], 3, -1).astype(np.float32),
+        alpha,
+    )
+    contrast = {
+        method: np.abs(np.diff(blend(frame, [layer], method)[100, :, 0].astype(int)))
+        for method in ("alpha", "multiband")
+    }
+    column = 72  # alpha 0.22: the mask of the finest band is still 0
+    assert contrast["alpha"][column] == pytest.approx(40 * 0.22, abs=1.5)
+    assert contrast["multiband"][column] <= 1
+    assert contrast["multiband"][128] == 40  # alpha 0.78: it is 1
+
+
+def test_an_unknown_way_of_blending_is_refused():
+    with pytest.raises(ValueError, match=r"blend must be one of .*, got 'paste'"):
+        blend(smooth_frame(8, 8), [], "paste")
+
+
+# Sharpening and contrast
+
+
+def test_contrast_by_hand():
+    source = np.array([[[100, 100, 100]]], np.uint8)
+    result = np.array([[[120, 90, 250]]], np.uint8)
+    np.testing.assert_array_equal(
+        enhance(result, source, 0.5),
+        [[[130, 85, 255]]],  # 120 + 0.5 * (120 - 100) ...
+    )
+
+
+@pytest.mark.parametrize("amount", [0.1, 0.3, 1, 7.7])
+def test_contrast_leaves_what_was_not_swapped(amount):
+    levels = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, -1)
+    np.testing.assert_array_equal(enhance(levels, levels, amount), levels)
+
+
+def test_amounts_of_0_change_nothing():
+    frame = smooth_frame()
+    layer = place(plain_face(64, (9, 9, 9)), feather(64), matrix_at(99, 99, 90), frame)
+    assert enhance(frame, 255 - frame, 0) is frame
+    assert sharpen(layer, 0) is layer
+
+
+def test_sharpening_adds_to_edges_and_leaves_plain_places():
+    edge = np.where(np.arange(96) < 48, 80, 160)
+    rgb = np.repeat(np.tile(edge, (96, 1))[..., None], 3, -1).astype(np.float32)
+    layer = Layer(slice(0, 96), slice(0, 96), rgb, np.ones((96, 96, 1), np.float32))
+    once, twice = (sharpen(layer, amount).rgb[50, :, 0] for amount in (0.5, 1))
+    np.testing.assert_allclose(once[:40], 80, atol=1e-3)
+    np.testing.assert_allclose(once[56:], 160, atol=1e-3)
+    assert once[47] < 75
+    assert once[48] > 165
+    np.testing.assert_allclose(
+        twice - rgb[50, :, 0], 2 * (once - rgb[50, :, 0]), atol=0.01
+    )
+    np.testing.assert_array_equal(layer.rgb, rgb)
+    assert sharpen(layer, 50).rgb.max() == 255
+
+
+def test_a_face_outside_the_frame_is_sharpened_without_a_crash():
+    frame = smooth_frame()
+    layer = place(plain_face(64, (9, 9, 9)), feather(64), matrix_at(900, 9, 90), frame)
+    assert sharpen(layer, 1).rgb.size == 0
 
 
 # Layouts

@@ -1,0 +1,219 @@
+"""A generated face's colours: matched to the face that it replaces, and steadily."""
+
+import cv2
+import numpy as np
+from skimage.color import rgb2lab
+
+COLOR_METHODS = ("none", "adain", "adain_xyz", "lab", "hist_match")
+
+# Linear RGB -> XYZ with the primaries of sRGB and its white point D65.
+_XYZ = np.array(
+    [
+        [0.412453, 0.357580, 0.180423],
+        [0.212671, 0.715160, 0.072169],
+        [0.019334, 0.119193, 0.950227],
+    ]
+)
+_LEVELS = np.arange(256)
+_SHARES = (_LEVELS + 0.5) / 256  # at which the quantiles of a histogram are kept
+_MOST_RUNS = 64  # remembered by a ColorMatcher: many more than faces in a frame
+
+
+def match_colors(
+    image: np.ndarray, reference: np.ndarray, alpha: np.ndarray, method: str
+) -> np.ndarray:
+    """Gives a generated face the colours of the face that it replaces.
+
+    Statistics of both pictures are weighted by the mask, so the background, which is
+    not replaced, has no say.
+
+    Args:
+        image: generated face, RGB float [0, 255] (height, width, 3).
+        reference: the face in its place, RGB [0, 255] (height, width, 3).
+        alpha: mask, float [0, 1] (height, width, 1).
+        method: "none"; "adain" matches mean and deviation of each channel; "adain_xyz"
+            and "lab" do so in the colour spaces XYZ and CIELAB; "hist_match" matches
+            the histograms.
+
+    Returns:
+        RGB float32 [0, 255] (height, width, 3).
+
+    Raises:
+        ValueError: `method` is unknown.
+
+    Source: faceswap-GAN v2.2 (2018); adain after Huang and Belongie, "Arbitrary style
+    transfer in real-time with adaptive instance normalization", 2017; lab after
+    Reinhard et al., "Color transfer between images", 2001.
+    """
+    return ColorMatcher(method).match(image, reference, alpha)
+
+
+class ColorMatcher:
+    """Matches the colours of the faces of a video, steadily.
+
+    The colours of the face that is replaced are averaged over the frames before: means
+    and deviations, or, for "hist_match", quantiles, of which the average lies between
+    two lights where that of histograms would show both. Those of the generated face are
+    each frame's own, so that its unrest is taken out and not passed on.
+    """
+
+    def __init__(self, method: str, smoothing: float = 0.8) -> None:
+        """Starts without having seen a face.
+
+        Args:
+            method: as of `match_colors`.
+            smoothing: share of the colours that is kept from frame to frame, in [0, 1);
+                0 takes each frame for itself.
+
+        Raises:
+            ValueError: `method` is unknown or `smoothing` out of range.
+        """
+        if method not in COLOR_METHODS:
+            raise ValueError(f"color must be one of {COLOR_METHODS}, got {method!r}")
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"color_smoothing must be in [0, 1), got {smoothing}")
+        self._method = method
+        self._new_share = 1 - smoothing
+        self._runs: dict[int, np.ndarray] = {}  # colours of each, the last seen last
+
+    def match(
+        self,
+        image: np.ndarray,
+        reference: np.ndarray,
+        alpha: np.ndarray,
+        track: int | None = None,
+    ) -> np.ndarray:
+        """Gives the next generated face the colours of the face that it replaces.
+
+        Args:
+            image: as of `match_colors`.
+            reference: as of `match_colors`.
+            alpha: as of `match_colors`.
+            track: number of the face's uninterrupted run through the video; its first
+                frame is matched as by `match_colors`. None takes the face for itself.
+
+        Returns:
+            RGB float32 [0, 255] (height, width, 3).
+        """
+        image = np.asarray(image, np.float32)
+        if self._method == "none" or not alpha.any():
+            return image.clip(0, 255)
+        pixels = _to_space(image, self._method)
+        weights = alpha.ravel().astype(np.float64)
+        weights /= weights.sum()
+        reference = _to_space(np.asarray(reference, np.float32), self._method)
+        if self._method == "hist_match":
+            matched = self._match_histograms(pixels, reference, weights, track)
+        else:
+            mean, deviation = _moments(pixels, weights)
+            wanted = self._steady(np.stack(_moments(reference, weights)), track)
+            gain = wanted[1] / np.maximum(deviation, 1e-3)  # 0 in a plain face
+            matched = (pixels - mean) * gain + wanted[0]
+        matched = _from_space(matched, self._method)
+        return matched.reshape(image.shape).clip(0, 255).astype(np.float32)
+
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        """All that a later matcher needs to go on: int64 and float64 arrays.
+
+        Setting it to that of a matcher of the same method restores it exactly.
+        """
+        return {
+            "tracks": np.array(list(self._runs), np.int64),
+            "colors": np.array(list(self._runs.values()), np.float64),
+        }
+
+    @state.setter
+    def state(self, state: dict[str, np.ndarray]) -> None:
+        tracks = np.asarray(state["tracks"]).tolist()
+        colors = np.array(state["colors"], np.float64)
+        self._runs = dict(zip(tracks, colors, strict=True))
+
+    def forget(self) -> None:
+        """Forgets the faces seen so far; the next is of another video."""
+        self._runs.clear()
+
+    def _steady(self, colors: np.ndarray, track: int | None) -> np.ndarray:
+        """The colours of a face, averaged over its run."""
+        if track is None:
+            return colors
+        kept = self._runs.pop(track, colors)
+        self._runs[track] = kept + self._new_share * (colors - kept)
+        if len(self._runs) > _MOST_RUNS:
+            del self._runs[next(iter(self._runs))]
+        return self._runs[track]
+
+    def _match_histograms(
+        self,
+        image: np.ndarray,
+        reference: np.ndarray,
+        weights: np.ndarray,
+        track: int | None,
+    ) -> np.ndarray:
+        """Maps the levels of each channel so that its histogram is the reference's."""
+        histograms = [_histogram(channel, weights) for channel in reference.T]
+        quantiles = np.stack([_quantiles(histogram) for histogram in histograms])
+        shifts = self._steady(quantiles, track) - quantiles
+        channels = []
+        for channel, wanted, shift in zip(image.T, histograms, shifts, strict=True):
+            histogram = _histogram(channel, weights)
+            seen = np.flatnonzero(histogram)
+            share = histogram.cumsum()[seen]
+            levels = _quantiles(wanted, share) + np.interp(share, _SHARES, shift)
+            channels.append(_look_up(np.interp(_LEVELS, seen, levels), channel))
+        return np.stack(channels, axis=-1)
+
+
+def _to_space(image: np.ndarray, method: str) -> np.ndarray:
+    """Pixels (n, 3) in the colour space of a method."""
+    if method == "lab":
+        image = rgb2lab(image / 255)
+    elif method == "adain_xyz":
+        image = cv2.transform(image, _XYZ)
+    return image.reshape(-1, 3)
+
+
+def _from_space(pixels: np.ndarray, method: str) -> np.ndarray:
+    """RGB [0, 255] (n, 3) of pixels in the colour space of a method."""
+    if method == "lab":
+        # OpenCV's way there is off by a level, its way back is not; scikit-image's way
+        # back warns of each colour that sRGB lacks.
+        lab = pixels[None].astype(np.float32)
+        return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)[0] * 255
+    if method == "adain_xyz":
+        return cv2.transform(pixels[None], np.linalg.inv(_XYZ))[0]
+    return pixels
+
+
+def _moments(pixels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted mean and deviation of each channel."""
+    mean = weights @ pixels
+    return mean, np.sqrt(weights @ (pixels - mean) ** 2)
+
+
+def _histogram(channel: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted histogram (256,); a value between two levels counts for both in part."""
+    lower, part = _split(channel)
+    upper_weights = part * weights
+    histogram = np.bincount(lower, weights - upper_weights, 256)
+    histogram[1:] += np.bincount(lower, upper_weights, 256)[:-1]
+    return histogram
+
+
+def _quantiles(histogram: np.ndarray, shares: np.ndarray = _SHARES) -> np.ndarray:
+    """Levels below which the given shares of a histogram lie."""
+    seen = np.flatnonzero(histogram)
+    return np.interp(shares, histogram.cumsum()[seen], seen)
+
+
+def _look_up(curve: np.ndarray, channel: np.ndarray) -> np.ndarray:
+    """The curve's value at each value of a channel."""
+    lower, part = _split(channel)
+    return curve[lower] + part * np.diff(curve, append=curve[-1])[lower]
+
+
+def _split(channel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The level below each value, uint8, and how far above it that lies, in [0, 1)."""
+    channel = channel.clip(0, 255)
+    lower = channel.astype(np.uint8)
+    return lower, channel - lower
