@@ -8,7 +8,7 @@ OPTIONAL := .venv/.installed-optional
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 # TensorFlow's notes on start-up hide what matters.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-DEMO := 01_extract_faces 02_make_eye_masks 03_train_gan 04_convert_video
+DEMO := 01_extract_faces 02_make_eye_masks 03_train_gan 04_convert_video 05_evaluate
 
 .PHONY: setup demo notebooks test check format bench clean help
 .DEFAULT_GOAL := help
@@ -26,7 +26,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@rm -f .venv/.installed-*
 	@touch $@
 
-demo: $(INSTALLED) ## Run the four notebooks on the embedded footage, in build/demo.
+demo: $(INSTALLED) ## Run the notebooks on the embedded footage, in build/demo.
 	@mkdir -p build/demo
 	@for name in $(DEMO); do \
 	  echo "== notebooks/$$name.ipynb"; \
@@ -37,6 +37,7 @@ demo: $(INSTALLED) ## Run the four notebooks on the embedded footage, in build/d
 	@echo 'Look at these in build/demo:'
 	@echo '  work/swap.mp4            the swapped video'
 	@echo '  work/side_by_side.png    source, result and mask'
+	@echo '  work/evaluation/         how good it is: open report.html'
 	@echo '  work/model/previews/     what the networks learned, and when'
 	@echo '  work/faces/              the extracted faces'
 	@echo '  *.ipynb                  the notebooks with their pictures'

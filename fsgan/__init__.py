@@ -6,6 +6,7 @@ The stages, in the order in which they are run::
     fsgan.make_eye_masks("faces/a", "eye_masks/a")    # face crops -> eye masks
     fsgan.train("faces/a", "faces/b", "model", ...)   # face crops -> trained model
     fsgan.convert_video("a.mp4", "swap.mp4", "model") # video -> swapped video
+    fsgan.evaluate("a.mp4", "swap.mp4", ...)          # both -> how good it is
 
 Conventions that hold everywhere in the package:
 
@@ -35,6 +36,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "certificates",
         "checkpoint",
         "colors",
+        "comparison",
         "compositing",
         "content_credentials",
         "convert",
@@ -42,9 +44,16 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "convert_settings",
         "curation",
         "dataset",
+        "descriptors",
         "detection",
         "doctor",
+        "evaluation",
+        "evaluation_faces",
+        "evaluation_pass",
+        "evaluation_plots",
         "evaluation_record",
+        "evaluation_report",
+        "evaluation_verdicts",
         "extract",
         "face_metrics",
         "face_record",
@@ -89,6 +98,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "vggface",
         "video",
         "video_formats",
+        "video_metrics",
         "video_parts",
         "video_writer",
         "weights",
@@ -101,6 +111,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "convert_settings": ["ConvertSettings"],
         "curation": ["curate"],
         "doctor": ["examine_faces", "restore_faces"],
+        "evaluation": ["evaluate"],
+        "evaluation_record": ["worst_stretches"],
         "extract": ["extract_faces", "make_eye_masks"],
         "following": ["follow_faces"],
         "legacy": ["import_legacy"],

@@ -11,8 +11,8 @@ import numpy as np
 from sklearn.cluster import AgglomerativeClustering
 from tqdm.auto import tqdm
 
-from fsgan.extract import RECORD, extract_faces, read_record
 from fsgan.descriptors import describe, load_descriptor
+from fsgan.extract import RECORD, extract_faces, read_record
 from fsgan.images import contact_sheet, list_images, read_image, write_image
 
 log = logging.getLogger(__name__)

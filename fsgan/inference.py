@@ -207,7 +207,12 @@ def _rebuild(network: keras.Model, engine: str) -> keras.Model:
     if engine == "keras":
         return network
     convolutions = [x for x in network.layers if isinstance(x, keras.layers.Conv2D)]
-    dearest = max(convolutions, key=lambda layer: layer.count_params())
+    in_bfloat16 = {
+        "float32": [],
+        "mixed": [max(convolutions, key=lambda layer: layer.count_params())],
+        # Not the bare operations between the layers.
+        "bfloat16": [x for x in network.layers if isinstance(x, keras.layers.Layer)],
+    }[engine]
     replaced = []
 
     def rebuild(layer):
@@ -216,10 +221,8 @@ def _rebuild(network: keras.Model, engine: str) -> keras.Model:
             kind = FewChannelConv2D
         elif engine == "mixed" and kind is SelfAttention:
             kind = FastValueAttention
-        elif engine == "bfloat16" or (engine == "mixed" and layer is dearest):
-            # Not for the bare operations between the layers.
-            if isinstance(layer, keras.layers.Layer):
-                config["dtype"] = _BFLOAT16
+        elif layer in in_bfloat16:
+            config["dtype"] = _BFLOAT16
         if kind is type(layer) and config == layer.get_config():
             return layer
         replaced.append((layer, kind.from_config(config)))

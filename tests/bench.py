@@ -1,9 +1,11 @@
-"""Measures the stages on this machine and prints one table of times and ratios.
+"""Measures the stages on this machine: one table of times and ratios, and a JSON file.
 
 Times of one run may be compared with each other; of different machines or days, only
-the ratios. Run by `make bench`.
+the ratios. Run by `make bench`, which writes `build/bench.json` beside.
 """
 
+import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -12,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -49,6 +52,8 @@ from fsgan.sample import make_sample_clips
 from fsgan.video import probe, read_frames
 from fsgan.video_writer import VideoWriter
 
+ROWS: list[dict] = []
+OUT = Path(__file__).parents[1] / "build" / "bench.json"
 FACE = cv2.resize(astronaut()[40:200, 140:300], (100, 100))
 SETTINGS = AugmentationSettings()
 
@@ -64,10 +69,19 @@ def median_seconds(function: Callable[[], object], runs: int) -> float:
     return float(np.median(seconds))
 
 
-def report(name: str, value: float, unit: str, base: float | None = None) -> None:
-    """Prints a row; the ratio is to the first row of its group."""
-    ratio = f"{value / base:6.2f}x" if base else ""
-    print(f"{name:<60}{value:>10.1f} {unit:<13}{ratio}", flush=True)
+def report(
+    name: str,
+    value: float,
+    unit: str,
+    base: float | None = None,
+    megabytes: float | None = None,
+) -> None:
+    """Prints a row and keeps it; the ratio is to the first row of its group."""
+    ratio = f"{value / base:6.2f}x" if base else " " * 7
+    memory = f"{megabytes:7.0f} MB" if megabytes else ""
+    print(f"{name:<60}{value:>10.1f} {unit:<10}{ratio}{memory}", flush=True)
+    row = {"name": name, "value": value, "unit": unit, "peak_megabytes": megabytes}
+    ROWS.append(row | {"ratio": value / base if base else None})
 
 
 def bench_import() -> None:
@@ -114,18 +128,18 @@ def bench_training() -> None:
                 [sys.executable, __file__, "step", str(resolution), capacity, *case],
                 text=True,
             )
-            ms, gigabytes = map(float, output.split()[-2:])
+            ms, megabytes = map(float, output.split()[-2:])
             base = base or ms
             updates, precision, attention = case
             name = f"step, {resolution} {capacity}, {updates}, {precision}"
             name += f", {attention} attention"
-            report(name, ms, f"ms  {gigabytes:4.1f} GB", base)
+            report(name, ms, "ms", base, megabytes)
 
 
 def measure_step(
     resolution: str, capacity: str, updates: str, precision: str, attention: str
 ) -> None:
-    """Prints milliseconds of an update and the process' peak memory in gigabytes."""
+    """Prints milliseconds of an update and the process' peak memory in megabytes."""
     if attention == "plain":
         fsgan.layers.attend = plain_attention
     faces = FaceSet(np.stack([FACE] * 8), np.zeros((8, 100, 100), np.uint8), ["f"] * 8)
@@ -137,7 +151,7 @@ def measure_step(
     ]
     terms = PhaseTerms.of(LossWeights(), 0.4, False)
     seconds = median_seconds(partial(gan.train_on_batch, terms, *chosen), 5)
-    print(1000 * seconds, peak_megabytes() / 1000)
+    print(1000 * seconds, peak_megabytes())
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -203,14 +217,14 @@ def bench_conversion(folder: Path) -> None:
         clip, _ = make_sample_clips(clips, seconds=seconds, size=(width, height))
         name = f"conversion, {width}x{height}, 64 standard, "
         base, megabytes = measured("frame_by_frame", clip, model_dir)
-        report(name + "frame by frame", base, f"frames/s {megabytes:5.0f} MB", base)
+        report(name + "frame by frame", base, "frames/s", base, megabytes)
         fps, megabytes = measured("convert", clip, model_dir)
-        report(name + "convert_video", fps, f"frames/s {megabytes:5.0f} MB", base)
+        report(name + "convert_video", fps, "frames/s", base, megabytes)
     for seconds in (12.0, 120.0):  # 300 and 3000 frames
         clip, _ = make_sample_clips(folder / "long", seconds=seconds, size=(320, 180))
         fps, megabytes = measured("convert", clip, folder / "lite")
         name = f"conversion, 320x180, 64 lite, {25 * seconds:.0f} frames"
-        report(name, fps, f"frames/s {megabytes:5.0f} MB")
+        report(name, fps, "frames/s", None, megabytes)
 
 
 def save_model(model_dir: Path, capacity: str) -> Path:
@@ -285,9 +299,27 @@ def paste(
     return (alpha * rgb + (1 - alpha) * frame).clip(0, 255).astype(np.uint8)
 
 
+def machine() -> dict[str, str | int]:
+    """What was measured on, and with."""
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(
+        r"model name\s*: (.+)", cpuinfo.read_text() if cpuinfo.exists() else ""
+    )
+    packages = ("fsgan", "keras", "tensorflow-cpu", "tensorflow", "av", "opencv-python")
+    installed = {d.name: d.version for d in importlib.metadata.distributions()}
+    return {
+        "processor": found[1] if found else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "date": datetime.now(UTC).date().isoformat(),
+        "python": platform.python_version(),
+        "backend": keras.backend.backend(),
+    } | {name: installed[name] for name in packages if name in installed}
+
+
 def main() -> None:
     """Runs every measurement."""
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Keras {keras.__version__}")
+    where = machine()
+    print(", ".join(f"{name} {value}" for name, value in where.items()))
     print("ratios are to the first row of a group\n")
     bench_import()
     bench_augmentation()
@@ -296,6 +328,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bench_generator(Path(folder))
         bench_conversion(Path(folder))
+    OUT.parent.mkdir(exist_ok=True)
+    OUT.write_text(json.dumps({"machine": where, "rows": ROWS}, indent=1) + "\n")
+    print(f"\nwritten to {OUT}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ PARAMETERS = {
     "02_make_eye_masks.ipynb": {"METHOD": "five_points"},
     "03_train_gan.ipynb": {"ITERATIONS": 10, "BATCH_SIZE": 2, "PREVIEW_EVERY": 5},
     "04_convert_video.ipynb": {"END": 0.5},
+    "05_evaluate.ipynb": {"END": 0.5, "AGAIN": 0},
 }
 
 
@@ -23,6 +24,7 @@ def test_the_notebooks_run_in_order_on_the_sample(tmp_path):
     a, b = make_sample_clips(tmp_path / "clips", seconds=1.0)
     PARAMETERS["01_extract_faces.ipynb"] |= {"VIDEO_A": str(a), "VIDEO_B": str(b)}
     PARAMETERS["04_convert_video.ipynb"] |= {"VIDEO": str(a)}
+    PARAMETERS["05_evaluate.ipynb"] |= {"VIDEO": str(a)}
     for name in NAMES:
         done = papermill.execute_notebook(
             NOTEBOOKS / name,
