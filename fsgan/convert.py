@@ -29,6 +29,7 @@ from fsgan.second_pass import SecondPass
 from fsgan.segments import ResumableWriter
 from fsgan.swapper import FaceSwapper
 from fsgan.video import probe
+from fsgan.video_formats import PICTURE_SUFFIXES
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,8 @@ def convert_image(
     """
     source, out = Path(source), Path(out)
     _check_output(source, out, overwrite)
+    if out.suffix.lower() not in PICTURE_SUFFIXES:
+        raise ValueError(f"out must end in {', '.join(PICTURE_SUFFIXES)}, got {out}")
     swapper = FaceSwapper.of(model, settings)
     settings, image = swapper.settings, read_image(source)
     _check_certificate(settings)

@@ -10,6 +10,7 @@ from fsgan.convert_settings import ConvertSettings
 from fsgan.identity import Identity
 from fsgan.images import list_images
 from fsgan.swapper import FaceSwapper
+from fsgan.video_formats import PICTURE_SUFFIXES
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +19,6 @@ VIDEO_SUFFIXES = frozenset({
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".gif", ".mts",
 })
 # fmt: on
-_WRITTEN_PHOTOS = {".png", ".jpg", ".jpeg", ".webp"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def convert_images(
         sources = list_images(sources)
     names = {
         path: path.name
-        if path.suffix.lower() in _WRITTEN_PHOTOS
+        if path.suffix.lower() in PICTURE_SUFFIXES
         else f"{path.stem}.png"
         for path in map(Path, sources)
     }

@@ -236,6 +236,12 @@ def test_a_photo_is_swapped_and_marked(model_dir, tmp_path):
     )
 
 
+def test_a_photo_of_a_kind_that_cannot_be_written_is_refused_first(tmp_path):
+    write_image(tmp_path / "photo.png", astronaut())
+    with pytest.raises(ValueError, match=r"out must end in \.png.*got .*swap\.bmp"):
+        convert_image(tmp_path / "photo.png", tmp_path / "swap.bmp", tmp_path)
+
+
 def test_a_photo_without_a_face_is_written_as_it_is(model_dir, tmp_path, caplog):
     plain = np.full((80, 80, 3), 90, np.uint8)
     write_image(tmp_path / "plain.png", plain)
