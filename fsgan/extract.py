@@ -4,13 +4,16 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Sized
+from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from fsgan.camera import camera_frames
 from fsgan.detection import FaceDetector
 from fsgan.geometry import (
     MEAN_LANDMARKS,
@@ -73,14 +76,16 @@ class EyeMasks:
 
 
 def extract_faces(
-    source: str | Path,
+    source: int | str | Path,  # in this order, "0" on a command line is a camera
     out_dir: str | Path,
     *,
     every: int = 6,
     min_face: float = 30,
     min_confidence: float = 0.95,
+    seconds: float | None = None,
+    most: int | None = None,
 ) -> ExtractedFaces:
-    """Cuts the faces out of a video or photos, aligned to one mean shape.
+    """Cuts the faces out of a video, photos or a camera, aligned to one mean shape.
 
     Each face is warped once, from the full frame to a 256x256 crop. The crops are named
     after the source and the frame, so that several sources of one person can share a
@@ -92,12 +97,20 @@ def extract_faces(
     says for each crop where it comes from: file, source, frame index, time in
     seconds, box, five points, confidence, matrix (frame pixels to crop pixels).
 
+    A camera goes on until `seconds` or `most` say stop, or an interrupt (Ctrl-C, the
+    stop button of a notebook), which ends it as well as they do. Each time is a source
+    of its own, named after the moment, so that faces are added to those of before.
+
     Args:
-        source: a video, a photo or a folder of photos.
+        source: a video, a photo, a folder of photos or the number of a camera,
+            counted from 0.
         out_dir: folder for the crops, made when it is missing.
-        every: every n-th frame of a video is searched; of photos, all are.
+        every: every n-th frame of a video or camera is searched; of photos, all are.
         min_face: shorter side of the smallest face taken, in frame pixels, at least 20.
         min_confidence: smallest score of a face, in [0.7, 1].
+        seconds: of a video or camera, from its start, that are searched; None for all.
+        most: faces after which the search stops; None for no limit. The last frame may
+            add a few more.
 
     Returns:
         What was found, and a contact sheet to judge it by.
@@ -106,10 +119,15 @@ def extract_faces(
         FileNotFoundError: `source` does not exist.
         ValueError: `source` is neither video nor photo, no face was found in it, or a
             setting is out of its range.
-        OSError: `out_dir` cannot be written.
+        OSError: `out_dir` cannot be written, or there is no such camera.
     """
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}")
+    if most is not None and most < 1:
+        raise ValueError(f"most must be at least 1 or None, got {most}")
+    camera = source if isinstance(source, int) else None
+    if camera is not None:
+        source = f"camera{camera}_{datetime.now():%Y-%m-%d_%H-%M-%S}"
     source, out_dir = Path(source), Path(out_dir)
     if source.is_dir() and source.resolve() == out_dir.resolve():
         raise ValueError(f"crops and photos need two folders, got {source} for both")
@@ -119,10 +137,12 @@ def extract_faces(
         for entry in read_record(out_dir)
         if entry["source"] != str(source)
     }
-    found, frames, with_face, unusable = [], 0, 0, 0
+    found: list[dict] = []
+    frames, with_face, unusable = 0, 0, 0
     unfinished = out_dir / f".unfinished-{os.getpid()}"
+    searched = _sampled_frames(source, every, seconds, camera, found)
     try:
-        for name, index, time, image in _sampled_frames(source, every):
+        for name, index, time, image in searched:
             detected = detector.detect(image)
             faces = [face for face in detected if _usable(face)]
             unusable += len(detected) - len(faces)
@@ -138,6 +158,8 @@ def extract_faces(
                 taken[file] = str(source)
                 write_image(unfinished / file, align(image, matrix, CROP_SIZE))
                 found.append(_entry(file, source, index, time, face, matrix))
+            if most is not None and len(found) >= most:
+                break
         if unusable:
             log.warning(
                 "left out %d faces of %s: their points are no numbers or coincide",
@@ -161,8 +183,10 @@ def extract_faces(
                 frames,
                 source,
             )
-        raise
+        if camera is None or not found:
+            raise
     finally:
+        searched.close()  # switches a camera off
         shutil.rmtree(unfinished, ignore_errors=True)
     log.info("%d faces in %d of %d frames of %s", len(found), with_face, frames, source)
     files = [out_dir / entry["file"] for entry in found]
@@ -253,9 +277,12 @@ def read_record(faces_dir: str | Path) -> list[dict]:
 
 
 def _sampled_frames(
-    source: Path, every: int
-) -> Iterator[tuple[str, int, float, np.ndarray]]:
-    """Yields (name, frame index, seconds, image) of the frames to search."""
+    source: Path, every: int, seconds: float | None, camera: int | None, found: Sized
+) -> Generator[tuple[str, int, float, np.ndarray], None, None]:
+    """Yields (name, frame index, seconds, image) of the frames to search.
+
+    The progress bar tells how many are found.
+    """
     if source.is_dir() or source.suffix.lower() in IMAGE_SUFFIXES:
         photos = list_images(source) if source.is_dir() else [source]
         for index, path in enumerate(tqdm(photos, desc=source.name, unit="photo")):
@@ -268,13 +295,18 @@ def _sampled_frames(
                 continue
             yield path.name.replace(".", "_"), index, 0.0, image
         return
-    info = probe(source)
-    with tqdm(total=info.frame_count, desc=source.name, unit="frame") as progress:
-        for frame in read_frames(source):
-            progress.update()
+    if camera is None:
+        count, frames = probe(source).frame_count, read_frames(source, end=seconds)
+    else:
+        count, frames = None, camera_frames(camera, seconds)
+    progress = tqdm(total=count, desc=source.name, unit="frame")
+    with progress, closing(frames):
+        for frame in frames:
             if frame.index % every == 0:
                 name = f"{source.stem}_frame{frame.index:06d}"
                 yield name, frame.index, float(frame.time), frame.image
+                progress.set_postfix(faces=len(found), refresh=False)
+            progress.update()
 
 
 def _entry(

@@ -1,6 +1,7 @@
 """From clips and photos to crops, their record and their eye masks."""
 
 import json
+import re
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -150,8 +151,8 @@ def test_another_source_of_the_same_name_is_refused_and_nothing_changes(clip, tm
 def stop_at(monkeypatch, stop: int, fault: type[BaseException]) -> None:
     """Lets the reading of a clip fail at a frame."""
 
-    def failing(path):
-        for frame in real(path):
+    def failing(path, **part):
+        for frame in real(path, **part):
             if frame.index == stop:
                 raise fault("stopped")
             yield frame
@@ -192,6 +193,133 @@ def test_an_interrupt_before_the_first_face_leaves_nothing(clip, tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         extract_faces(clip, tmp_path / "faces")
     assert not (tmp_path / "faces").exists()
+
+
+# Only so much
+
+
+def test_the_search_stops_after_the_seconds_asked_for(clip, tmp_path):
+    found = extract_faces(clip, tmp_path, every=2, min_face=60, seconds=0.2)
+    assert found.frames == 3
+    assert [entry["frame"] for entry in entries(tmp_path)] == [0, 2, 4]
+
+
+@pytest.mark.parametrize(("most", "frames"), [(1, [0]), (2, [0, 6]), (9, [0, 6, 12])])
+def test_the_search_stops_after_the_faces_asked_for(clip, tmp_path, most, frames):
+    extract_faces(clip, tmp_path, every=6, min_face=60, most=most)
+    assert [entry["frame"] for entry in entries(tmp_path)] == frames
+
+
+# A camera
+
+
+class FakeCamera:
+    """Shows the same picture, in BGR, until it is pulled out or interrupts."""
+
+    def __init__(self, image, count, interrupts=False):
+        self.image, self.left, self.interrupts = image[..., ::-1], count, interrupts
+        self.on = False
+
+    def __call__(self, index):
+        self.index, self.on = index, True
+        return self
+
+    def isOpened(self):  # noqa: N802
+        return True
+
+    def set(self, name, value):
+        return True
+
+    def read(self):
+        self.left -= 1
+        if self.left < 0 and self.interrupts:
+            raise KeyboardInterrupt
+        return self.left >= 0, self.image.copy()
+
+    def release(self):
+        self.on = False
+
+
+def test_a_camera_s_faces_become_crops_of_their_own_source(
+    portrait, tmp_path, monkeypatch
+):
+    camera = FakeCamera(portrait, 100)
+    monkeypatch.setattr("cv2.VideoCapture", camera)
+    found = extract_faces(1, tmp_path, every=3, min_face=60, most=2)
+    assert (camera.index, camera.on, camera.left) == (1, False, 100 - 4)
+    assert (found.frames, found.frames_with_face) == (2, 2)
+    first, second = entries(tmp_path)
+    assert first["source"] == second["source"]
+    assert re.fullmatch(r"camera1_[-_0-9]{19}", first["source"])
+    assert first["file"] == f"{first['source']}_frame000000_face0.jpg"
+    assert (first["frame"], second["frame"]) == (0, 3)
+    assert first["time"] == 0 < second["time"]
+    left_eye = (144, 101)
+    np.testing.assert_allclose(first["landmarks"][0], left_eye, atol=5)
+    crop = read_image(found.files[0]).astype(int)
+    assert crop[..., 0].mean() > crop[..., 2].mean()  # skin: more red than blue
+
+
+def test_an_interrupt_ends_a_camera_well_and_adds_to_the_folder(
+    photo, portrait, tmp_path, monkeypatch, caplog
+):
+    faces = tmp_path / "faces"
+    extract_faces(photo, faces, min_face=60)
+    camera = FakeCamera(portrait, 3, interrupts=True)
+    monkeypatch.setattr("cv2.VideoCapture", camera)
+    found = extract_faces(0, faces, every=1, min_face=60)
+    assert len(found.files) == 3
+    assert found.contact_sheet.shape == (96, 3 * 96, 3)
+    assert not camera.on
+    assert len(entries(faces)) == 4
+    assert "keeps the 3 faces found in 3 frames of camera0_" in caplog.text
+
+
+def test_an_interrupt_before_a_camera_shows_a_face_is_passed_on(tmp_path, monkeypatch):
+    wall = np.full((200, 200, 3), 90, np.uint8)
+    camera = FakeCamera(wall, 2, interrupts=True)
+    monkeypatch.setattr("cv2.VideoCapture", camera)
+    with pytest.raises(KeyboardInterrupt):
+        extract_faces(0, tmp_path / "faces")
+    assert not camera.on
+    assert not (tmp_path / "faces").exists()
+
+
+def test_a_fault_switches_the_camera_off(portrait, tmp_path, monkeypatch):
+    class Fails:
+        def __init__(self, *settings):
+            pass
+
+        def detect(self, image):
+            raise OSError("broken")
+
+    camera = FakeCamera(portrait, 100)
+    monkeypatch.setattr("cv2.VideoCapture", camera)
+    monkeypatch.setattr(extract, "FaceDetector", Fails)
+    # Noted, the fault keeps all that was under way, as a notebook does.
+    with pytest.raises(OSError, match="broken") as fault:
+        extract_faces(0, tmp_path)
+    assert fault.tb
+    assert not camera.on
+
+
+def test_the_progress_bar_counts_the_faces(portrait, tmp_path, monkeypatch):
+    shown = []
+
+    class Bar(extract.tqdm):
+        def set_postfix(self, **values):
+            shown.append(values.pop("faces"))
+
+    monkeypatch.setattr(extract, "tqdm", Bar)
+    monkeypatch.setattr("cv2.VideoCapture", FakeCamera(portrait, 3))
+    extract_faces(0, tmp_path, every=1, min_face=60)
+    assert shown == [1, 2, 3]
+
+
+def test_without_a_camera_one_sentence_and_nothing_left_behind(tmp_path):
+    with pytest.raises(OSError, match="camera 97 cannot be opened: connect one"):
+        extract_faces(97, tmp_path / "faces")
+    assert names(tmp_path) == []
 
 
 # Odd faces
@@ -386,6 +514,7 @@ def test_an_output_that_cannot_be_written_is_said(photo, tmp_path):
     ("settings", "message"),
     [
         ({"every": 0}, "every must be at least 1, got 0"),
+        ({"most": 0}, "most must be at least 1 or None, got 0"),
         ({"min_face": 5}, "min_face must be at least 20"),
         ({"min_confidence": 2}, r"min_confidence must be in \[0.7, 1\]"),
     ],
