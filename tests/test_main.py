@@ -1,13 +1,18 @@
+import logging
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fsgan import images
-from fsgan.__main__ import main
+from fsgan import TrainSettings, images, preset, train
+from fsgan.__main__ import COMMANDS, main
+from fsgan.arguments import parse_arguments
 from fsgan.certificates import certificate_path
 from fsgan.content_credentials import sign
+from fsgan.convert_many import ConvertedFiles
 from fsgan.provenance import image_xmp
 
 GRAY = np.full((16, 24, 3), 128, np.uint8)
@@ -63,15 +68,151 @@ def test_wrong_usage_is_told(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2
-    assert "usage: python -m fsgan" in capsys.readouterr().err
+    assert "usage: fsgan" in capsys.readouterr().err
 
 
-def test_the_package_runs_as_a_program_and_starts_no_network(files):
-    run = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "fsgan", "verify", "plain.png"],
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: fsgan {name} ")
+
+
+def test_the_help_of_all_names_each_command(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, command in COMMANDS.items():
+        assert [name, *command.purpose.split()] in [line.split() for line in lines]
+
+
+@pytest.fixture
+def stage(monkeypatch):
+    """Puts a stage in the place of that which makes the sample clips."""
+
+    def put(outcome):
+        def run(folder: str) -> str:
+            """Does something."""
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
+
+        monkeypatch.setattr("fsgan.sample.make_sample_clips", run)
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "out", "sentence"),
+    [
+        (["x/a.mp4", "x/b.mp4"], 0, "x/a.mp4\nx/b.mp4\n", ""),
+        (ValueError("seconds must be 1"), 1, "", "seconds must be 1\n"),
+        (FileNotFoundError("no such file: x"), 1, "", "no such file: x\n"),
+        (MemoryError("no room for it"), 1, "", "no room for it\n"),
+        (FloatingPointError("loss exploded"), 1, "", "loss exploded\n"),
+        (ImportError("install 'fsgan[torch]'"), 1, "", "install 'fsgan[torch]'\n"),
+        (KeyboardInterrupt(), 130, "", "interrupted: what was finished stays\n"),
+    ],
+)
+def test_what_becomes_of_a_command(stage, capsys, outcome, status, out, sentence):
+    stage(outcome)
+    assert main(["sample", "x"]) == status
+    assert capsys.readouterr() == (out, sentence)
+
+
+def test_a_fault_of_the_package_itself_is_not_hidden(stage):
+    stage(KeyError("frame"))
+    with pytest.raises(KeyError):
+        main(["sample", "x"])
+
+
+def test_verbose_shows_where_an_error_arose(stage):
+    stage(ValueError("seconds must be 1"))
+    with pytest.raises(ValueError, match="seconds must be 1"):
+        main(["-v", "sample", "x"])
+
+
+@pytest.mark.parametrize(
+    ("options", "level", "disabled"),
+    [([], logging.INFO, None), (["--quiet"], logging.WARNING, "1")],
+)
+def test_quiet_leaves_warnings_only(stage, monkeypatch, options, level, disabled):
+    stage([])
+    # To be taken back by monkeypatch, it must have been set by it.
+    monkeypatch.setenv("TQDM_DISABLE", "")
+    monkeypatch.delenv("TQDM_DISABLE")
+    assert main([*options, "sample", "x"]) == 0
+    assert logging.getLogger("fsgan").level == level
+    assert os.environ.get("TQDM_DISABLE") == disabled
+
+
+def test_files_that_failed_give_status_1(monkeypatch, capsys):
+    def convert(sources: str, out_dir: str) -> ConvertedFiles:
+        """Fails."""
+        return ConvertedFiles({}, {Path(sources, "a.mp4"): "no video"})
+
+    monkeypatch.setattr("fsgan.convert_many.convert_videos", convert)
+    assert main(["convert-videos", "videos", "out"]) == 1
+    assert capsys.readouterr().out == "a.mp4  FAILED: no video\n"
+
+
+def test_an_evaluation_is_told_as_its_summary(monkeypatch, capsys):
+    def evaluate(source: str, out_dir: str) -> str:
+        """Measures."""
+        return f"figures of {source}"
+
+    monkeypatch.setattr("fsgan.evaluation.evaluate", evaluate)
+    monkeypatch.setattr("fsgan.evaluation_verdicts.summary", "table: {}".format)
+    assert main(["evaluate", "a.mp4", "report"]) == 0
+    assert capsys.readouterr().out == "table: figures of a.mp4\n"
+
+
+def test_a_missing_video_is_told_in_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["extract", "missing.mp4", "faces"]) == 1
+    out, error = capsys.readouterr()
+    assert out == "" and error.count("\n") == 1 and error.startswith("missing.mp4 ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_setting_is_told_before_anything_is_read(capsys):
+    line = "convert missing.mp4 out.mp4 missing --settings.color red"
+    with pytest.raises(SystemExit) as stopped:
+        main(line.split())
+    assert stopped.value.code == 2
+    assert "error: color must be one of" in capsys.readouterr().err
+
+
+def test_a_preset_is_a_config_of_train(tmp_path, capsys):
+    assert main(["preset", "autoencoder", "--capacity", "lite"]) == 0
+    config = tmp_path / "train.yaml"
+    config.write_text(capsys.readouterr().out)
+    line = f"a b model --config {config} --settings.batch_size 2"
+    given = parse_arguments("fsgan train", train, line.split())
+    wanted = preset("autoencoder", capacity="lite")
+    assert given["model"] == wanted.model
+    assert given["settings"] == TrainSettings(batch_size=2, losses=wanted.losses)
+
+
+def _run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "fsgan", *arguments],
         capture_output=True,
         text=True,
     )
+
+
+def test_help_is_quick(files):
+    run = _run("--help")
+    assert run.returncode == 0
+    for slow in ("numpy", "keras", "jsonargparse", "av"):
+        assert f" {slow}\n" not in run.stderr
+
+
+def test_the_package_runs_as_a_program_and_starts_no_network(files):
+    run = _run("verify", "plain.png")
     assert run.returncode == 1
     assert run.stdout.startswith("plain.png\n  metadata     none\n")
     for heavy in ("tensorflow", "keras", "torch", "jax"):
