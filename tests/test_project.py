@@ -16,7 +16,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 
 def project_texts():
     """Every text file of the project, whether or not git knows it yet."""
-    for folder in (".", ".ci", "fsgan", "notebooks", "tests", "weights"):
+    for folder in (".", ".ci", "colab", "fsgan", "notebooks", "tests", "weights"):
         for path in (ROOT / folder).glob("*" if folder == "." else "**/*"):
             named = path.name in ("Makefile", "LICENSE", "run", ".gitignore")
             kinds = (".py", ".md", ".toml", ".txt", ".yml", ".ipynb", ".json")
