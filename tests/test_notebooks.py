@@ -12,6 +12,14 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 NAMES = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
 # What makes them quick: short clips, few faces, hardly any training.
 PARAMETERS = {
+    "00_how_it_works.ipynb": {
+        "SECONDS": 1.0,
+        "ONE_PERSON": 10,
+        "TWO_PEOPLE": 10,
+        "MASK": 10,
+        "JUDGES": 10,
+        "BATCH_SIZE": 2,
+    },
     "01_extract_faces.ipynb": {"EVERY": 6},
     "02_make_eye_masks.ipynb": {"METHOD": "five_points"},
     "03_train_gan.ipynb": {"ITERATIONS": 10, "BATCH_SIZE": 2, "PREVIEW_EVERY": 5},
