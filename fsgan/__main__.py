@@ -70,7 +70,9 @@ def _summary(evaluation: Any) -> str:
 
 COMMANDS = {
     "extract": Command(
-        "extract:extract_faces", "video, photos or camera -> face crops", _files("faces")
+        "extract:extract_faces",
+        "video, photos or camera -> face crops",
+        _files("faces"),
     ),
     "examine": Command(
         "doctor:examine_faces",
