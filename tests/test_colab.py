@@ -33,6 +33,7 @@ COLAB = {
     "numpy": "2.0.2",
     "opencv-python": "4.13.0.92",
     "pillow": "11.3.0",
+    "pyyaml": "6.0.2",
     "scikit-image": "0.25.2",
     "scikit-learn": "1.6.1",
     "scipy": "1.16.3",
@@ -229,7 +230,10 @@ def test_colab_keeps_its_own_versions_and_gets_only_what_it_lacks(monkeypatch, c
     alone, rest = run_install(monkeypatch, COLAB, ALL, uploads=[wheel])
     assert alone == ["--no-deps", wheel]
     names = {Requirement(text).name for text in rest[2:]}
-    assert names == {"av", "mtcnn", "prefetch_generator", "moviepy", "scikit-image"}
+    assert names == {
+        *("av", "docstring-parser", "jsonargparse", "moviepy", "mtcnn"),
+        *("prefetch_generator", "scikit-image"),
+    }
     pins = set(rest[1])
     assert {"numpy==2.0.2", "keras==3.13.2", "tensorflow==2.20.0"} <= pins
     assert {pin.split("==")[0] for pin in pins} == set(COLAB) - names
