@@ -65,7 +65,7 @@ def _where_to_look(video: Path) -> str:
 
 
 def _summary(evaluation: Any) -> str:
-    return resolve_name("fsgan.evaluation_verdicts:summary")(evaluation)
+    return resolve_name("fsgan.evaluation.verdicts:summary")(evaluation)
 
 
 COMMANDS = {
@@ -221,7 +221,7 @@ def _without_notes() -> Iterator[None]:
 
 def _verify(arguments: Sequence[str]) -> int:
     """Looks at many files; the worst one gives the status."""
-    verify = resolve_name("fsgan.verification:verify")
+    verify = resolve_name("fsgan.media.verification:verify")
     parser = argparse.ArgumentParser(
         prog="fsgan verify",
         description="Say what files tell about their origin: metadata, signature and "

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from fsgan.augmentation import AugmentationSettings
-from fsgan.convert import convert_video
-from fsgan.convert_settings import ConvertSettings
-from fsgan.extract import extract_faces, make_eye_masks
-from fsgan.losses import LossWeights
-from fsgan.models import ModelConfig
-from fsgan.sample import make_sample_clips
-from fsgan.training import TrainSettings, train
+from fsgan.data.augmentation import AugmentationSettings
+from fsgan.data.extract import extract_faces, make_eye_masks
+from fsgan.data.sample import make_sample_clips
+from fsgan.models.networks import ModelConfig
+from fsgan.swap.convert import convert_video
+from fsgan.swap.convert_settings import ConvertSettings
+from fsgan.training.losses import LossWeights
+from fsgan.training.train import TrainSettings, train
 
 OUT = "side_by_side.mp4"
 

@@ -29,7 +29,7 @@ from keras import ops
 from mtcnn import MTCNN
 from skimage.data import astronaut
 
-import fsgan.layers
+import fsgan.models.layers
 from fsgan import (
     AugmentationSettings,
     ConvertSettings,
@@ -38,19 +38,19 @@ from fsgan import (
     ModelConfig,
     convert_video,
 )
-from fsgan.augmentation import sample
-from fsgan.checkpoint import latest_checkpoint, load_generator, save_checkpoint
-from fsgan.colors import match_colors
-from fsgan.compositing import feather
-from fsgan.dataset import FaceSet, make_batch
-from fsgan.detection import FaceDetector
-from fsgan.gan import FaceSwapGAN
-from fsgan.geometry import crop_matrix
-from fsgan.inference import FaceGenerator
-from fsgan.objective import PhaseTerms
-from fsgan.sample import make_sample_clips
-from fsgan.video import probe, read_frames
-from fsgan.video_writer import VideoWriter
+from fsgan.data.augmentation import sample
+from fsgan.data.dataset import FaceSet, make_batch
+from fsgan.data.sample import make_sample_clips
+from fsgan.faces.detector import FaceDetector
+from fsgan.faces.geometry import crop_matrix
+from fsgan.media.reader import probe, read_frames
+from fsgan.media.writer import VideoWriter
+from fsgan.models.checkpoint import latest_checkpoint, load_generator, save_checkpoint
+from fsgan.swap.color import match_colors
+from fsgan.swap.compositing import feather
+from fsgan.swap.inference import FaceGenerator
+from fsgan.training.gan import FaceSwapGAN
+from fsgan.training.objective import PhaseTerms
 
 ROWS: list[dict] = []
 OUT = Path(__file__).parents[1] / "build" / "bench.json"
@@ -141,7 +141,7 @@ def measure_step(
 ) -> None:
     """Prints milliseconds of an update and the process' peak memory in megabytes."""
     if attention == "plain":
-        fsgan.layers.attend = plain_attention
+        fsgan.models.layers.attend = plain_attention
     faces = FaceSet(np.stack([FACE] * 8), np.zeros((8, 100, 100), np.uint8), ["f"] * 8)
     model = ModelConfig(int(resolution), capacity, attention=attention != "no")
     gan = FaceSwapGAN(model, updates=updates, precision=precision)

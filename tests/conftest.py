@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
-from fsgan.detection import FaceDetector
-from fsgan.geometry import align, crop_matrix
-from fsgan.sample import _hopper
+from fsgan.data.sample import _hopper
+from fsgan.faces.detector import FaceDetector
+from fsgan.faces.geometry import align, crop_matrix
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from fsgan import attention
-from fsgan.attention import attend
+from fsgan.models import attention
+from fsgan.models.attention import attend
 
 BACKEND = keras.backend.backend()
 

@@ -14,7 +14,7 @@ import pytest
 import skimage.data
 from skimage.transform import SimilarityTransform
 
-from fsgan.augmentation import (
+from fsgan.data.augmentation import (
     AugmentationSettings,
     affine_matrix,
     match_colors,

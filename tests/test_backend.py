@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from keras import ops
 
-from fsgan.backend import compile_step, minimize, uninterrupted
-from fsgan.dataset import Batch, Samples
-from fsgan.gan import FaceSwapGAN, PhaseTerms
-from fsgan.losses import LossWeights
-from fsgan.models import ModelConfig
+from fsgan.data.dataset import Batch, Samples
+from fsgan.models.networks import ModelConfig
+from fsgan.training.backend import compile_step, minimize, uninterrupted
+from fsgan.training.gan import FaceSwapGAN, PhaseTerms
+from fsgan.training.losses import LossWeights
 
 BACKENDS = [b for b in ("tensorflow", "jax", "torch") if find_spec(b)]
 FOUR_DEVICES = "--xla_force_host_platform_device_count=4"

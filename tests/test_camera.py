@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from fsgan import camera
-from fsgan.camera import camera_frames
+from fsgan.media import camera
+from fsgan.media.camera import camera_frames
 
 
 class FakeCamera:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
-from fsgan import cascade, mtcnn_networks
-from fsgan.cascade import Cascade, patches, scales, squares, strongest, windows
-from fsgan.mtcnn_networks import read_network
+from fsgan.faces import cascade, mtcnn_networks
+from fsgan.faces.cascade import Cascade, patches, scales, squares, strongest, windows
+from fsgan.faces.mtcnn_networks import read_network
 
 # Inputs and outputs of faceswap-GAN's detector, made with its own weight files.
 # Its boxes count pixels from 1 and hold their last one.
@@ -59,7 +59,7 @@ def test_a_network_takes_any_number_and_pnet_any_size():
 
 
 def test_tensorflow_stays_off():
-    code = "import sys, numpy; from fsgan.detection import FaceDetector; "
+    code = "import sys, numpy; from fsgan.faces.detector import FaceDetector; "
     code += "FaceDetector().detect(numpy.zeros((90, 90, 3), 'uint8')); "
     code += "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

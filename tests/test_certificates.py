@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from fsgan import certificates
-from fsgan.certificates import (
+from fsgan.media import certificates
+from fsgan.media.certificates import (
     certificate_path,
     load_certificate,
     read_chain,

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from test_gan import CONFIG, SPARSE, WEIGHTS, all_values, make_batch
 
-from fsgan.checkpoint import (
+from fsgan.models.checkpoint import (
     latest_checkpoint,
     load_checkpoint,
     load_generator,
     read_settings,
     save_checkpoint,
 )
-from fsgan.gan import FaceSwapGAN
-from fsgan.models import ModelConfig
+from fsgan.models.networks import ModelConfig
+from fsgan.training.gan import FaceSwapGAN
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from skimage.color import rgb2lab
 
-from fsgan.colors import COLOR_METHODS, ColorMatcher, match_colors
+from fsgan.swap.color import COLOR_METHODS, ColorMatcher, match_colors
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "colors.npz")
 STEP = 5  # the golden outputs hold every fifth row and column

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from fsgan.__main__ import main
-from fsgan.images import list_images
-from fsgan.provenance import read_marks, says_synthetic
-from fsgan.video import probe
+from fsgan.media.images import list_images
+from fsgan.media.provenance import read_marks, says_synthetic
+from fsgan.media.reader import probe
 
 TINY = "--model.capacity lite --model.norm none --model.attention false"
 SHORT = "--settings.iterations 2 --settings.batch_size 2 --settings.perceptual off"
@@ -25,7 +25,7 @@ def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("fsgan.inference.fastest_precision", lambda: "float32")
+        patch.setattr("fsgan.swap.inference.fastest_precision", lambda: "float32")
         assert fsgan("sample . --seconds 0.4 --size [320,180]") == 0
         assert fsgan("extract a.mp4 faces/a --every 1") == 0
         assert fsgan("extract b.mp4 faces/b --every 1") == 0

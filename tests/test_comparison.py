@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
-from fsgan.comparison import Comparison
-from fsgan.detection import FaceDetector
-from fsgan.geometry import Face, crop_matrix, invert, transform_points
-from fsgan.video import Frame
+from fsgan.evaluation.comparison import Comparison
+from fsgan.faces.detector import FaceDetector
+from fsgan.faces.geometry import Face, crop_matrix, invert, transform_points
+from fsgan.media.reader import Frame
 
 PORTRAIT = astronaut()[:240, 100:340].copy()
 MIRRORED = np.hstack([PORTRAIT, PORTRAIT[:, ::-1]])

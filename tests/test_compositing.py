@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from fsgan.compositing import (
+from fsgan.faces.geometry import MEAN_LANDMARKS, align, crop_matrix, invert, warp
+from fsgan.swap.compositing import (
     BLEND_METHODS,
     Layer,
     blend,
@@ -14,7 +15,6 @@ from fsgan.compositing import (
     place,
     sharpen,
 )
-from fsgan.geometry import MEAN_LANDMARKS, align, crop_matrix, invert, warp
 
 
 def smooth_frame(height: int = 240, width: int = 320) -> np.ndarray:

@@ -9,15 +9,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from PIL import Image
 from test_xmp import boxes, content, write_clip
 
-from fsgan import content_credentials, images
-from fsgan.certificates import certificate_path, self_made_certificate
-from fsgan.content_credentials import (
+from fsgan.media import content_credentials, images
+from fsgan.media.certificates import certificate_path, self_made_certificate
+from fsgan.media.content_credentials import (
     Credentials,
     check_certificate,
     read_credentials,
     sign,
 )
-from fsgan.provenance import SOURCE_TYPE, image_xmp, mark_file, read_marks
+from fsgan.media.provenance import SOURCE_TYPE, image_xmp, mark_file, read_marks
 
 PICTURES = [".png", ".jpg", ".webp"]
 VIDEOS = [".mp4", ".m4v", ".mov", ".gif"]

@@ -12,20 +12,20 @@ from PIL import Image
 from skimage.data import astronaut
 
 from fsgan import ConvertSettings, FaceSwapper, convert_image, convert_video
-from fsgan.checkpoint import save_checkpoint
-from fsgan.compositing import BLEND_METHODS
-from fsgan.detection import FaceDetector
-from fsgan.extract import extract_faces
-from fsgan.following import follow_faces
-from fsgan.gan import FaceSwapGAN
-from fsgan.geometry import Face, crop_matrix
-from fsgan.images import list_images, read_image, write_image
-from fsgan.models import ModelConfig
-from fsgan.provenance import read_marks
-from fsgan.sample import make_sample_clips
-from fsgan.segments import ResumableWriter
-from fsgan.video import probe, read_frames
-from fsgan.video_writer import VideoWriter
+from fsgan.data.extract import extract_faces
+from fsgan.data.sample import make_sample_clips
+from fsgan.faces.detector import FaceDetector
+from fsgan.faces.geometry import Face, crop_matrix
+from fsgan.faces.tracks import follow_faces
+from fsgan.media.images import list_images, read_image, write_image
+from fsgan.media.provenance import read_marks
+from fsgan.media.reader import probe, read_frames
+from fsgan.media.segments import ResumableWriter
+from fsgan.media.writer import VideoWriter
+from fsgan.models.checkpoint import save_checkpoint
+from fsgan.models.networks import ModelConfig
+from fsgan.swap.compositing import BLEND_METHODS
+from fsgan.training.gan import FaceSwapGAN
 
 FRAMES = 12
 
@@ -34,7 +34,7 @@ FRAMES = 12
 def _plain_engine():
     """No trial of which engine is good: that takes a second for each swapper."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fsgan.inference.fastest_precision", lambda: "float32")
+        patch.setattr("fsgan.swap.inference.fastest_precision", lambda: "float32")
         yield
 
 
@@ -590,9 +590,9 @@ def test_a_killed_conversion_goes_on_and_is_the_same(
     """Killed in the second pass, with some parts finished; ended in this process."""
     code = """if True:
         import os, signal, sys, time
-        import fsgan.second_pass
-        from fsgan.swapper import FaceSwapper
-        fsgan.second_pass.PART_FRAMES = fsgan.second_pass.CHUNK_FRAMES = 2
+        import fsgan.swap.second_pass
+        from fsgan.swap.swapper import FaceSwapper
+        fsgan.swap.second_pass.PART_FRAMES = fsgan.swap.second_pass.CHUNK_FRAMES = 2
         compose, calls = FaceSwapper._compose, 0
         def killed_at_the_fifth(self, work):
             global calls
@@ -610,8 +610,8 @@ def test_a_killed_conversion_goes_on_and_is_the_same(
     assert subprocess.run(command, check=False).returncode == -9
     assert not out.exists()
     assert len(list((out.parent / ".swap.mp4.parts").glob("*.npz"))) >= 2
-    monkeypatch.setattr("fsgan.second_pass.PART_FRAMES", 2)
-    monkeypatch.setattr("fsgan.second_pass.CHUNK_FRAMES", 2)
+    monkeypatch.setattr("fsgan.swap.second_pass.PART_FRAMES", 2)
+    monkeypatch.setattr("fsgan.swap.second_pass.CHUNK_FRAMES", 2)
     swapper = FaceSwapper(model_dir, ConvertSettings(engine="float32"))
     composed, compose = [], swapper._compose
     monkeypatch.setattr(
@@ -640,7 +640,7 @@ def test_a_damaged_frame_is_left_as_it_is_and_counted(
         for frame in read_frames(*arguments):
             yield replace(frame, damaged=frame.index == 3)
 
-    monkeypatch.setattr("fsgan.second_pass.read_frames", one_damaged)
+    monkeypatch.setattr("fsgan.swap.second_pass.read_frames", one_damaged)
     settings = ConvertSettings(lossless=True)
     result = convert_video(clip, tmp_path / "swap.mkv", model_dir, settings)
     assert (result.frames_damaged, result.frames_with_face) == (1, FRAMES - 2)

@@ -3,13 +3,13 @@ import pytest
 from skimage.data import astronaut, camera
 
 from fsgan import convert_images, convert_videos
-from fsgan.checkpoint import save_checkpoint
-from fsgan.gan import FaceSwapGAN
-from fsgan.images import read_image, write_image
-from fsgan.models import ModelConfig
-from fsgan.swapper import FaceSwapper
-from fsgan.video import probe
-from fsgan.video_writer import VideoWriter
+from fsgan.media.images import read_image, write_image
+from fsgan.media.reader import probe
+from fsgan.media.writer import VideoWriter
+from fsgan.models.checkpoint import save_checkpoint
+from fsgan.models.networks import ModelConfig
+from fsgan.swap.swapper import FaceSwapper
+from fsgan.training.gan import FaceSwapGAN
 
 
 @pytest.fixture(scope="module")

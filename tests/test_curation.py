@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fsgan import descriptors, extract
-from fsgan.curation import curate
-from fsgan.descriptors import load_descriptor
-from fsgan.extract import read_record
-from fsgan.geometry import align, crop_matrix
-from fsgan.images import read_image, write_image
-from fsgan.sample import _hopper
+from fsgan.data import extract
+from fsgan.data.curation import curate
+from fsgan.data.extract import read_record
+from fsgan.data.sample import _hopper
+from fsgan.faces import descriptors
+from fsgan.faces.descriptors import load_descriptor
+from fsgan.faces.geometry import align, crop_matrix
+from fsgan.media.images import read_image, write_image
 
 
 @pytest.fixture(autouse=True)

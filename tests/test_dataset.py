@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import skimage.data
 
-from fsgan import dataset
-from fsgan.augmentation import AugmentationSettings
-from fsgan.dataset import (
+from fsgan.data import dataset
+from fsgan.data.augmentation import AugmentationSettings
+from fsgan.data.dataset import (
     FaceSet,
     batches,
     center_crop_batch,
@@ -23,7 +23,7 @@ from fsgan.dataset import (
     make_batch,
     split_faces,
 )
-from fsgan.images import write_image
+from fsgan.media.images import write_image
 
 SETTINGS = AugmentationSettings()
 
@@ -384,8 +384,8 @@ def test_interrupt_while_waiting_for_a_batch_leaves_no_thread(sides, monkeypatch
 def test_interpreter_ends_though_batches_are_being_made():
     code = """
 import numpy as np
-from fsgan.augmentation import AugmentationSettings
-from fsgan.dataset import FaceSet, batches
+from fsgan.data.augmentation import AugmentationSettings
+from fsgan.data.dataset import FaceSet, batches
 
 faces = FaceSet(np.zeros((1, 320, 320, 3), "u1"), np.zeros((1, 320, 320), "u1"), ["x"])
 with batches([faces], 64, 256, AugmentationSettings(), seed=0) as stream:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from skimage.feature import local_binary_pattern
 
-from fsgan import descriptors
-from fsgan.descriptors import describe, load_descriptor
-from fsgan.identity import Identity
+from fsgan.faces import descriptors
+from fsgan.faces.descriptors import describe, load_descriptor
+from fsgan.faces.identity import Identity
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +78,7 @@ def test_what_is_no_crops_is_refused(crops):
 
 
 def test_the_log_says_once_that_the_descriptor_is_weak(collins, caplog):
-    with caplog.at_level(logging.INFO, "fsgan.descriptors"):
+    with caplog.at_level(logging.INFO, "fsgan.faces.descriptors"):
         describe(collins)
         describe(collins)
     [record] = caplog.records
@@ -96,7 +96,7 @@ def test_vggface_is_taken_where_its_weights_are(monkeypatch, caplog):
     crops = np.random.default_rng(2).integers(0, 256, (17, 224, 224, 3), np.uint8)
     bgr = crops[:, ::32, ::32, ::-1].mean((1, 2)) - [91.4953, 103.8827, 131.0912]
     expected = bgr / np.linalg.norm(bgr, axis=1, keepdims=True)
-    with caplog.at_level(logging.INFO, "fsgan.descriptors"):
+    with caplog.at_level(logging.INFO, "fsgan.faces.descriptors"):
         np.testing.assert_allclose(describe(crops), expected, atol=1e-4)
     assert load_descriptor().name == "VGGFace"
     assert "VGGFace" in caplog.text
@@ -104,7 +104,7 @@ def test_vggface_is_taken_where_its_weights_are(monkeypatch, caplog):
 
 def test_dlib_is_taken_first_where_it_is_installed(with_dlib, monkeypatch, caplog):
     monkeypatch.setattr(descriptors, "find_weights", lambda name: name)
-    with caplog.at_level(logging.INFO, "fsgan.descriptors"):
+    with caplog.at_level(logging.INFO, "fsgan.faces.descriptors"):
         assert load_descriptor() is load_descriptor("dlib")
     assert [record.message for record in caplog.records] == [
         "faces are told apart by dlib"

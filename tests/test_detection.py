@@ -6,14 +6,14 @@ import pytest
 from matplotlib.cbook import get_sample_data
 from skimage.data import astronaut
 
-from fsgan.detection import FaceDetector
-from fsgan.geometry import (
+from fsgan.faces.detector import FaceDetector
+from fsgan.faces.geometry import (
     MEAN_LANDMARKS,
     crop_matrix,
     intersection_over_union,
     transform_points,
 )
-from fsgan.images import read_image
+from fsgan.media.images import read_image
 
 # Seen with the eye in scikit-image's photograph, (x, y): eyes, nose, mouth corners.
 POINTS = np.array([[204, 101], [246, 103], [225, 126], [203, 138], [245, 141]])

@@ -8,11 +8,11 @@ import pytest
 from matplotlib.figure import Figure
 from test_quality import COUNT, make_folder, person, spoil
 
-from fsgan.dataset import load_faces
-from fsgan.doctor import examine_faces, restore_faces
-from fsgan.extract import make_eye_masks, read_record
-from fsgan.images import list_images, write_image
-from fsgan.quality import DoctorSettings
+from fsgan.data.dataset import load_faces
+from fsgan.data.doctor import examine_faces, restore_faces
+from fsgan.data.extract import make_eye_masks, read_record
+from fsgan.data.quality import DoctorSettings
+from fsgan.media.images import list_images, write_image
 
 
 @pytest.fixture

@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 
 from fsgan import ConvertSettings, convert_video
-from fsgan.checkpoint import save_checkpoint
-from fsgan.compositing import blend, feather, place
-from fsgan.detection import FaceDetector
-from fsgan.evaluation import evaluate
-from fsgan.evaluation_pass import cut_out_frames, in_step
-from fsgan.evaluation_record import worst_stretches
-from fsgan.evaluation_report import write_report
-from fsgan.following import follow_faces
-from fsgan.gan import FaceSwapGAN
-from fsgan.geometry import align, crop_matrix
-from fsgan.images import write_image
-from fsgan.models import ModelConfig
-from fsgan.sample import make_sample_clips
-from fsgan.video import Frame, read_frames
-from fsgan.video_writer import VideoWriter
+from fsgan.data.sample import make_sample_clips
+from fsgan.evaluation.evaluate import evaluate
+from fsgan.evaluation.measure import cut_out_frames, in_step
+from fsgan.evaluation.record import worst_stretches
+from fsgan.evaluation.report import write_report
+from fsgan.faces.detector import FaceDetector
+from fsgan.faces.geometry import align, crop_matrix
+from fsgan.faces.tracks import follow_faces
+from fsgan.media.images import write_image
+from fsgan.media.reader import Frame, read_frames
+from fsgan.media.writer import VideoWriter
+from fsgan.models.checkpoint import save_checkpoint
+from fsgan.models.networks import ModelConfig
+from fsgan.swap.compositing import blend, feather, place
+from fsgan.training.gan import FaceSwapGAN
 
 FRAMES = 12
 COVERAGE = 0.8
@@ -37,9 +37,9 @@ def reports():
     """
     asked_for = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fsgan.inference.fastest_precision", lambda: "float32")
+        patch.setattr("fsgan.swap.inference.fastest_precision", lambda: "float32")
         patch.setattr(
-            "fsgan.evaluation_report.write_report", lambda *args: asked_for.append(args)
+            "fsgan.evaluation.report.write_report", lambda *args: asked_for.append(args)
         )
         yield asked_for
 
@@ -254,8 +254,8 @@ def test_a_real_conversion_with_its_model(
     convert_video(clips[0], video, model_dir, settings)
     record = (tmp_path / "swap.faces.json").read_text()
     # What the conversion found is not searched for again, and stays as it is.
-    monkeypatch.delattr("fsgan.following._search")
-    monkeypatch.setattr("fsgan.evaluation_report.write_report", write_report)
+    monkeypatch.delattr("fsgan.faces.tracks._search")
+    monkeypatch.setattr("fsgan.evaluation.report.write_report", write_report)
     found = evaluate(clips[0], video, *faces, tmp_path / "report", model=model_dir)
     assert (tmp_path / "swap.faces.json").read_text() == record
     # Masks made again with the settings of the conversion, to the pixel.

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
-from fsgan.checkpoint import latest_checkpoint, save_checkpoint
-from fsgan.evaluation_faces import (
+from fsgan.evaluation.face_metrics import expression_distance, reconstruction_scores
+from fsgan.evaluation.faces import (
     describe_each,
     evenly,
     expression_68,
     read_crops,
     rebuild,
 )
-from fsgan.face_metrics import expression_distance, reconstruction_scores
-from fsgan.gan import FaceSwapGAN
-from fsgan.images import write_image
-from fsgan.models import ModelConfig
+from fsgan.media.images import write_image
+from fsgan.models.checkpoint import latest_checkpoint, save_checkpoint
+from fsgan.models.networks import ModelConfig
+from fsgan.training.gan import FaceSwapGAN
 
 FACE = astronaut()[40:168, 160:288]
 
@@ -53,7 +53,7 @@ class FakeDetector:
 
 
 def test_68_landmarks_of_up_to_16_faces(monkeypatch):
-    monkeypatch.setattr("fsgan.evaluation_faces.LandmarkDetector", FakeDetector)
+    monkeypatch.setattr("fsgan.evaluation.faces.LandmarkDetector", FakeDetector)
     crops = [np.full((8, 8, 3), level, np.uint8) for level in (0, 3)]
     spread, note = expression_68([(crops[0], crops[0])] * 20)
     assert spread.values == pytest.approx([0] * 16, abs=1e-9)
@@ -71,7 +71,7 @@ def test_without_the_detector_the_note_says_why(monkeypatch):
     def missing():
         raise FileNotFoundError("the package face-alignment is not installed")
 
-    monkeypatch.setattr("fsgan.evaluation_faces.LandmarkDetector", missing)
+    monkeypatch.setattr("fsgan.evaluation.faces.LandmarkDetector", missing)
     assert expression_68([(FACE, FACE)]) == (
         None,
         "Expression is measured by five landmarks only: the package face-alignment is "

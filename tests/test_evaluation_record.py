@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from fsgan.evaluation_record import (
+from fsgan.evaluation.record import (
     Evaluation,
     FrameScores,
     TimeScores,

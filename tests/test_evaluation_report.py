@@ -13,19 +13,19 @@ import pytest
 from matplotlib import pyplot
 from PIL import Image
 
-from fsgan.evaluation_plots import draw_identity, draw_reconstruction, draw_times
-from fsgan.evaluation_record import (
+from fsgan.evaluation.face_metrics import IdentityScores, ReconstructionScores, Spread
+from fsgan.evaluation.plots import draw_identity, draw_reconstruction, draw_times
+from fsgan.evaluation.record import (
     Evaluation,
     FrameScores,
     TimeScores,
     UntouchedScores,
     worst_stretches,
 )
-from fsgan.evaluation_report import write_report
-from fsgan.evaluation_verdicts import NOT_MEASURED, judge, summary
-from fsgan.face_metrics import IdentityScores, ReconstructionScores, Spread
-from fsgan.images import read_image
-from fsgan.provenance import read_marks
+from fsgan.evaluation.report import write_report
+from fsgan.evaluation.verdicts import NOT_MEASURED, judge, summary
+from fsgan.media.images import read_image
+from fsgan.media.provenance import read_marks
 
 
 def spread(start, step=0.01):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsgan import extract
-from fsgan.extract import extract_faces, make_eye_masks, read_record
-from fsgan.geometry import MEAN_LANDMARKS, Face, transform_points
-from fsgan.images import read_image, write_image
-from fsgan.video_writer import VideoWriter
+from fsgan.data import extract
+from fsgan.data.extract import extract_faces, make_eye_masks, read_record
+from fsgan.faces.geometry import MEAN_LANDMARKS, Face, transform_points
+from fsgan.media.images import read_image, write_image
+from fsgan.media.writer import VideoWriter
 
 FRAMES = 13
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
-from fsgan.descriptors import describe
-from fsgan.face_metrics import (
+from fsgan.data.sample import _hopper
+from fsgan.evaluation.face_metrics import (
     Spread,
     expression_distance,
     feature_distance,
@@ -16,8 +16,8 @@ from fsgan.face_metrics import (
     reconstruction_scores,
     similarity_matrix,
 )
-from fsgan.geometry import MEAN_LANDMARKS, align, crop_matrix, transform_points
-from fsgan.sample import _hopper
+from fsgan.faces.descriptors import describe
+from fsgan.faces.geometry import MEAN_LANDMARKS, align, crop_matrix, transform_points
 
 
 def at(*degrees: float) -> np.ndarray:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from fsgan import make_sample_clips
-from fsgan.detection import FaceDetector
-from fsgan.following import FaceFollower, follow_faces
-from fsgan.images import read_image
-from fsgan.video import read_frames
-from fsgan.video_writer import VideoWriter
+from fsgan.faces.detector import FaceDetector
+from fsgan.faces.tracks import FaceFollower, follow_faces
+from fsgan.media.images import read_image
+from fsgan.media.reader import read_frames
+from fsgan.media.writer import VideoWriter
 
 FRAMES = 16
 SIDE = 320  # pixels, the width of one person's half

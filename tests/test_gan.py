@@ -4,13 +4,13 @@ import keras
 import numpy as np
 import pytest
 
-from fsgan import losses
-from fsgan.dataset import Batch, Samples
-from fsgan.gan import FaceSwapGAN, computing_in
-from fsgan.models import ModelConfig
-from fsgan.objective import PhaseTerms
-from fsgan.presets import PRESETS, preset
-from fsgan.vggface import preprocess
+from fsgan.data.dataset import Batch, Samples
+from fsgan.models.networks import ModelConfig
+from fsgan.models.vggface import preprocess
+from fsgan.training import losses
+from fsgan.training.gan import FaceSwapGAN, computing_in
+from fsgan.training.objective import PhaseTerms
+from fsgan.training.presets import PRESETS, preset
 
 CONFIG = ModelConfig(64, "lite", "instancenorm", attention=False)
 WEIGHTS = losses.LossWeights()

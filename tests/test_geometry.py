@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fsgan.geometry import (
+from fsgan.faces.geometry import (
     MEAN_LANDMARKS,
     Face,
     align,

@@ -3,12 +3,12 @@ import sys
 
 import pytest
 
-from fsgan.hardware import explained_out_of_memory, fastest_precision
+from fsgan.training.hardware import explained_out_of_memory, fastest_precision
 
 HUGE_STEP = """
 import resource
 import tensorflow as tf
-from fsgan.hardware import explained_out_of_memory
+from fsgan.training.hardware import explained_out_of_memory
 
 tf.zeros(1)
 resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))

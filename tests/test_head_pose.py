@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from fsgan.geometry import MEAN_LANDMARKS
-from fsgan.head_pose import (
+from fsgan.faces.geometry import MEAN_LANDMARKS
+from fsgan.faces.pose import (
     DEPTH_OF_NOSE,
     estimate_head_pose,
     five_points,

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from fsgan import descriptors, identity
-from fsgan.descriptors import describe, load_descriptor
-from fsgan.identity import Identity
-from fsgan.images import write_image
+from fsgan.faces import descriptors, identity
+from fsgan.faces.descriptors import describe, load_descriptor
+from fsgan.faces.identity import Identity
+from fsgan.media.images import write_image
 
 
 @pytest.fixture(autouse=True)

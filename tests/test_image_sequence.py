@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsgan import video
-from fsgan.image_sequence import ImageSequence, is_sequence
-from fsgan.images import write_image
+from fsgan.media import reader as video
+from fsgan.media.image_sequence import ImageSequence, is_sequence
+from fsgan.media.images import write_image
 
 NTSC = Fraction(30000, 1001)
 

@@ -10,11 +10,11 @@ import pytest
 from keras import layers, ops
 from skimage.data import astronaut
 
-from fsgan import inference
-from fsgan.checkpoint import load_generator, save_checkpoint
-from fsgan.gan import FaceSwapGAN
-from fsgan.inference import ENGINES, FaceGenerator, FewChannelConv2D
-from fsgan.models import ModelConfig
+from fsgan.models.checkpoint import load_generator, save_checkpoint
+from fsgan.models.networks import ModelConfig
+from fsgan.swap import inference
+from fsgan.swap.inference import ENGINES, FaceGenerator, FewChannelConv2D
+from fsgan.training.gan import FaceSwapGAN
 
 BACKENDS = [b for b in ("tensorflow", "jax", "torch") if find_spec(b)]
 
@@ -23,8 +23,8 @@ import sys
 from pathlib import Path
 import keras
 import numpy as np
-from fsgan.checkpoint import load_generator
-from fsgan.inference import ENGINES, FaceGenerator
+from fsgan.models.checkpoint import load_generator
+from fsgan.swap.inference import ENGINES, FaceGenerator
 
 checkpoint, faces = Path(sys.argv[1]), np.load(sys.argv[2])
 exact = load_generator(checkpoint, "a").predict_on_batch(faces / np.float32(127.5) - 1)

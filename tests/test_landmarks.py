@@ -11,8 +11,9 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 
-from fsgan import landmarks, weights
-from fsgan.landmarks import FAN_WEIGHTS, LandmarkDetector
+from fsgan.faces import landmarks
+from fsgan.faces.landmarks import FAN_WEIGHTS, LandmarkDetector
+from fsgan.models import weights
 
 # Landmarks: the package is an extra, so its place is taken by modules that say what
 # they are asked.

@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsgan.compositing import Layer, blend, place
-from fsgan.geometry import align, crop_matrix, transform_points
-from fsgan.layer_files import (
+from fsgan.faces.geometry import align, crop_matrix, transform_points
+from fsgan.media.provenance import SOURCE_TYPE, read_marks
+from fsgan.swap.compositing import Layer, blend, place
+from fsgan.swap.layer_files import (
     FrameFaces,
     LayerFiles,
     PlacedFace,
     flatten,
     write_matrices,
 )
-from fsgan.provenance import SOURCE_TYPE, read_marks
 
 POINTS = np.array([[30.0, 40], [62, 38], [46, 55], [35, 70], [60, 71]])
 

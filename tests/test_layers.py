@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from fsgan.layers import (
+from fsgan.models.layers import (
     ICNR,
     SampleNormalization,
     Scale,

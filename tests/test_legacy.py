@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from test_models import build_hollow
 
-from fsgan.checkpoint import load_checkpoint, load_generator, read_settings
-from fsgan.gan import FaceSwapGAN
-from fsgan.legacy import FILES, import_legacy, read_legacy, swap_red_and_blue
-from fsgan.models import (
+from fsgan.models.checkpoint import load_checkpoint, load_generator, read_settings
+from fsgan.models.legacy import FILES, import_legacy, read_legacy, swap_red_and_blue
+from fsgan.models.networks import (
     ModelConfig,
     build_decoder,
     build_discriminator,
     build_encoder,
 )
+from fsgan.training.gan import FaceSwapGAN
 
 SEEDS = {  # of the original's test weights, by file
     "encoder.h5": 1000,
@@ -248,7 +248,7 @@ def test_red_and_blue_change_places_where_images_go_in_and_out():
 
 def test_missing_discriminators_start_fresh_and_it_is_said(tmp_path, caplog):
     write_hollow(tmp_path, LITE)
-    with caplog.at_level(logging.WARNING, "fsgan.legacy"):
+    with caplog.at_level(logging.WARNING, "fsgan.models.legacy"):
         folder = import_legacy(tmp_path, tmp_path / "model", coverage=0.68)
     assert [record.getMessage() for record in caplog.records] == [
         f"no file {tmp_path / 'netDA.h5'}: the discriminator_a starts fresh",

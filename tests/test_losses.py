@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fsgan.losses import (
+from fsgan.models.vggface import preprocess
+from fsgan.training.losses import (
     LossWeights,
     cyclic_loss,
     edge_loss,
@@ -21,7 +22,6 @@ from fsgan.losses import (
     relativistic_avg_lsgan_discriminator_loss,
     relativistic_avg_lsgan_generator_loss,
 )
-from fsgan.vggface import preprocess
 
 WEIGHTS = LossWeights()
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fsgan import TrainSettings, images, preset, train
+from fsgan import TrainSettings, preset, train
 from fsgan.__main__ import COMMANDS, main
 from fsgan.arguments import parse_arguments
-from fsgan.certificates import certificate_path
-from fsgan.content_credentials import sign
-from fsgan.convert_many import ConvertedFiles
-from fsgan.provenance import image_xmp
+from fsgan.media import images
+from fsgan.media.certificates import certificate_path
+from fsgan.media.content_credentials import sign
+from fsgan.media.provenance import image_xmp
+from fsgan.swap.convert_many import ConvertedFiles
 
 GRAY = np.full((16, 24, 3), 128, np.uint8)
 
@@ -99,7 +100,7 @@ def stage(monkeypatch):
                 raise outcome
             return outcome
 
-        monkeypatch.setattr("fsgan.sample.make_sample_clips", run)
+        monkeypatch.setattr("fsgan.data.sample.make_sample_clips", run)
 
     return put
 
@@ -153,7 +154,7 @@ def test_files_that_failed_give_status_1(monkeypatch, capsys):
         """Fails."""
         return ConvertedFiles({}, {Path(sources, "a.mp4"): "no video"})
 
-    monkeypatch.setattr("fsgan.convert_many.convert_videos", convert)
+    monkeypatch.setattr("fsgan.swap.convert_many.convert_videos", convert)
     assert main(["convert-videos", "videos", "out"]) == 1
     assert capsys.readouterr().out == "a.mp4  FAILED: no video\n"
 
@@ -163,8 +164,8 @@ def test_an_evaluation_is_told_as_its_summary(monkeypatch, capsys):
         """Measures."""
         return f"figures of {source}"
 
-    monkeypatch.setattr("fsgan.evaluation.evaluate", evaluate)
-    monkeypatch.setattr("fsgan.evaluation_verdicts.summary", "table: {}".format)
+    monkeypatch.setattr("fsgan.evaluation.evaluate.evaluate", evaluate)
+    monkeypatch.setattr("fsgan.evaluation.verdicts.summary", "table: {}".format)
     assert main(["evaluate", "a.mp4", "report"]) == 0
     assert capsys.readouterr().out == "table: figures of a.mp4\n"
 

@@ -4,14 +4,14 @@ import cv2
 import numpy as np
 import pytest
 
-from fsgan.geometry import MEAN_LANDMARKS
-from fsgan.masks import (
+from fsgan.data.masks import (
     LEFT_EYE,
     RIGHT_EYE,
     eye_mask_from_5_landmarks,
     eye_mask_from_68_landmarks,
     overlay,
 )
+from fsgan.faces.geometry import MEAN_LANDMARKS
 
 
 def eyes_of(six: list, other_six: list, size: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fsgan.metrics import flicker, seam
+from fsgan.evaluation.metrics import flicker, seam
 
 
 def gray(*rows: list[float]) -> np.ndarray:

@@ -4,18 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from fsgan.legacy import swap_red_and_blue
-from fsgan.losses import (
-    LossWeights,
-    edge_loss,
-    eyes_loss,
-    mask_sparsity_loss,
-    mask_total_variation_loss,
-    mixup_lsgan_discriminator_loss,
-    mixup_lsgan_generator_loss,
-    reconstruction_loss,
-)
-from fsgan.models import (
+from fsgan.models.legacy import swap_red_and_blue
+from fsgan.models.networks import (
     NORMS,
     ModelConfig,
     build_decoder,
@@ -26,6 +16,16 @@ from fsgan.models import (
     residual_block,
     upscale_nearest,
     upscale_shuffle,
+)
+from fsgan.training.losses import (
+    LossWeights,
+    edge_loss,
+    eyes_loss,
+    mask_sparsity_loss,
+    mask_total_variation_loss,
+    mixup_lsgan_discriminator_loss,
+    mixup_lsgan_generator_loss,
+    reconstruction_loss,
 )
 
 BUILDERS = (build_encoder, build_decoder, build_discriminator)

@@ -5,8 +5,8 @@ import papermill
 import pytest
 
 from fsgan import make_sample_clips
-from fsgan.images import read_image
-from fsgan.video import probe
+from fsgan.media.images import read_image
+from fsgan.media.reader import probe
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 NAMES = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))

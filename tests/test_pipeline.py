@@ -6,7 +6,7 @@ from itertools import count
 
 import pytest
 
-from fsgan.pipeline import in_background, overlapped
+from fsgan.media.pipeline import in_background, overlapped
 
 
 @pytest.mark.parametrize("ahead", [1, 3])

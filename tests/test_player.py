@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsgan import player
-from fsgan.images import write_image
-from fsgan.player import compare
-from fsgan.provenance import read_marks, says_synthetic
-from fsgan.video import probe, read_frames
-from fsgan.video_writer import VideoWriter
+from fsgan.evaluation import player
+from fsgan.evaluation.player import compare
+from fsgan.media.images import write_image
+from fsgan.media.provenance import read_marks, says_synthetic
+from fsgan.media.reader import probe, read_frames
+from fsgan.media.writer import VideoWriter
 
 FPS = Fraction(25)
 RED, BLUE = np.uint8([200, 40, 40]), np.uint8([40, 40, 200])

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsgan.dataset import FaceSet
-from fsgan.gan import FaceSwapGAN
-from fsgan.images import read_image, write_image
-from fsgan.models import ModelConfig
-from fsgan.preview import (
+from fsgan.data.dataset import FaceSet
+from fsgan.media.images import read_image, write_image
+from fsgan.media.provenance import SOURCE_TYPE, image_xmp, read_marks
+from fsgan.media.reader import probe, read_frames
+from fsgan.models.networks import ModelConfig
+from fsgan.training.gan import FaceSwapGAN
+from fsgan.training.preview import (
     NotebookPreview,
     draw_preview,
     encode_jpeg,
     make_timelapse,
     reconstruction_error,
 )
-from fsgan.provenance import SOURCE_TYPE, image_xmp, read_marks
-from fsgan.video import probe, read_frames
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from test_xmp import write_clip as write_bare_clip
 
-from fsgan import images, provenance
-from fsgan.video_writer import VideoWriter
+from fsgan.media import images, provenance
+from fsgan.media.writer import VideoWriter
 
 SYNTHETIC = (
     "http://cv.iptc.org/newscodes/digitalsourcetype/"

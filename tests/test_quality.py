@@ -11,9 +11,9 @@ from matplotlib.cbook import get_sample_data
 from PIL import Image
 from skimage.data import astronaut, coffee
 
-from fsgan.extract import read_record
-from fsgan.images import read_image, write_image
-from fsgan.quality import DoctorSettings, examine_folder
+from fsgan.data.extract import read_record
+from fsgan.data.quality import DoctorSettings, examine_folder
+from fsgan.media.images import read_image, write_image
 
 COUNT = 30
 # Eyes, nose and corners of a mouth, (x, y, depth), looking straight at the camera.

@@ -8,8 +8,8 @@ import pytest
 from matplotlib import pyplot
 from test_quality import examine, make_folder, spoil
 
-from fsgan.quality import DoctorSettings, Folder, Measures
-from fsgan.quality_report import advise, compare, draw_page
+from fsgan.data.quality import DoctorSettings, Folder, Measures
+from fsgan.data.quality_report import advise, compare, draw_page
 
 COUNT = 300
 GOOD = {

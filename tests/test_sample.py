@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mtcnn import MTCNN
 
-from fsgan.sample import make_sample_clips
+from fsgan.data.sample import make_sample_clips
 
 
 def read(path):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from test_video import NTSC, clicks, flash_pictures, flashes, make_clip
 
-from fsgan import video
-from fsgan.images import list_images, read_image
-from fsgan.segments import ResumableWriter
+from fsgan.media import reader as video
+from fsgan.media.images import list_images, read_image
+from fsgan.media.segments import ResumableWriter
 
 COUNT, PART = 40, 9  # frames in all, and in a part
 VARIABLE = [Fraction(k * k + 40 * k, 2400) for k in range(COUNT)]

@@ -12,8 +12,8 @@ from test_video import (
     times_of,
 )
 
-from fsgan import video
-from fsgan.video_writer import VideoWriter
+from fsgan.media import reader as video
+from fsgan.media.writer import VideoWriter
 
 SOURCES = {
     "aac.mp4": {"sound": "aac"},

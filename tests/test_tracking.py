@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
-from fsgan.geometry import MEAN_LANDMARKS, Face
-from fsgan.tracking import CutDetector, FaceTracker, KalmanFilter, smooth
+from fsgan.faces.geometry import MEAN_LANDMARKS, Face
+from fsgan.faces.tracking import CutDetector, FaceTracker, KalmanFilter, smooth
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "tracking.npz")
 NOISES = ["0.003", "0.03", "0.0003"]

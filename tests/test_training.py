@@ -12,12 +12,12 @@ from skimage.data import astronaut
 
 import fsgan
 from fsgan import LossWeights, ModelConfig, TrainSettings
-from fsgan.checkpoint import latest_checkpoint, load_checkpoint, read_settings
-from fsgan.gan import FaceSwapGAN
-from fsgan.images import read_image, write_image
-from fsgan.presets import preset
-from fsgan.training import PHASES, phase_at
-from fsgan.training_log import read_losses, read_validation
+from fsgan.media.images import read_image, write_image
+from fsgan.models.checkpoint import latest_checkpoint, load_checkpoint, read_settings
+from fsgan.training.gan import FaceSwapGAN
+from fsgan.training.monitor import read_losses, read_validation
+from fsgan.training.presets import preset
+from fsgan.training.train import PHASES, phase_at
 
 MODEL = ModelConfig(64, "lite", attention=False)
 
@@ -106,8 +106,8 @@ RESUMED_AND_WHOLE = """
 import json, sys
 from pathlib import Path
 import fsgan
-from fsgan.checkpoint import latest_checkpoint, read_settings
-from fsgan.gan import FaceSwapGAN
+from fsgan.models.checkpoint import latest_checkpoint, read_settings
+from fsgan.training.gan import FaceSwapGAN
 
 seen, update = [], FaceSwapGAN.train_on_batch
 
@@ -295,7 +295,7 @@ import sys
 import keras
 import tensorflow as tf
 import fsgan
-from fsgan.presets import preset
+from fsgan.training.presets import preset
 
 tf.config.run_functions_eagerly(True)  # starts ten seconds sooner
 model, losses = preset("single", capacity="lite")

@@ -7,8 +7,8 @@ import pytest
 from matplotlib import pyplot
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fsgan.images import write_image
-from fsgan.training_log import (
+from fsgan.media.images import write_image
+from fsgan.training.monitor import (
     TrainingLog,
     plot_training,
     read_losses,

@@ -4,17 +4,17 @@ import sys
 import numpy as np
 import pytest
 
-from fsgan import images
-from fsgan.certificates import certificate_path
-from fsgan.content_credentials import Credentials, sign
-from fsgan.provenance import (
+from fsgan.media import images
+from fsgan.media.certificates import certificate_path
+from fsgan.media.content_credentials import Credentials, sign
+from fsgan.media.provenance import (
     SOURCE_TYPE,
     STATEMENT,
     image_xmp,
     video_metadata,
     write_sidecar,
 )
-from fsgan.verification import Verification, verify
+from fsgan.media.verification import Verification, verify
 
 GRAY = np.full((16, 24, 3), 128, np.uint8)
 MARKS = {"DigitalSourceType": SOURCE_TYPE}

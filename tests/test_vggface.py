@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from fsgan import vggface, weights
-from fsgan.vggface import (
+from fsgan.models import vggface, weights
+from fsgan.models.vggface import (
     FILE,
     URL,
     build_vggface,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from fsgan import video
-from fsgan.video_writer import VideoWriter
+from fsgan.media import reader as video
+from fsgan.media.writer import VideoWriter
 
 NTSC = Fraction(30000, 1001)
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)

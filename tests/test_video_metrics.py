@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
-from fsgan.video_metrics import FlowFlicker, Outside, acceleration, audio_offset, jitter
+from fsgan.evaluation.video_metrics import (
+    FlowFlicker,
+    Outside,
+    acceleration,
+    audio_offset,
+    jitter,
+)
 
 # Middle (0, 0), each point 5 away from it: the size of the face is 5.
 SQUARE = np.array([[3, 4], [-4, 3], [-3, -4], [4, -3]], float)

@@ -20,11 +20,11 @@ from test_video import (
     times_of,
 )
 
-from fsgan import video
-from fsgan.images import read_image
-from fsgan.provenance import image_xmp, read_marks
-from fsgan.video_formats import video_format
-from fsgan.video_writer import VideoWriter
+from fsgan.media import reader as video
+from fsgan.media.images import read_image
+from fsgan.media.provenance import image_xmp, read_marks
+from fsgan.media.video_formats import video_format
+from fsgan.media.writer import VideoWriter
 
 
 def test_a_test_card_comes_back_within_two_levels(tmp_path):

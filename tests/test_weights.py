@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fsgan import weights
-from fsgan.weights import check_weights, download_weights, find_weights
+from fsgan.models import weights
+from fsgan.models.weights import check_weights, download_weights, find_weights
 
 CONTENT = b"weights of a network"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsgan.xmp import embed_xmp, read_gif_xmp
+from fsgan.media.xmp import embed_xmp, read_gif_xmp
 
 PACKET = b"<?xpacket begin=''?><x:xmpmeta xmlns:x='adobe:ns:meta/'/><?xpacket end='w'?>"
 

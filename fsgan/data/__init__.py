@@ -1,0 +1,1 @@
+"""From footage to batches: crops, masks, augmentation, curation."""

@@ -1,0 +1,318 @@
+"""A folder of faces, and their eye masks, as batches for training."""
+
+import itertools
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from prefetch_generator import BackgroundGenerator
+from tqdm.auto import tqdm
+
+from fsgan.data.augmentation import AugmentationSettings, sample
+from fsgan.media.images import list_images, read_image
+
+MIX_ALPHA = 0.2  # both parameters of mixup's Beta distribution
+# OpenCV works beside the interpreter, the rest of a sample does not: more threads than
+# two make no more samples.
+THREADS = 2
+PREFETCHED = 2  # batches that each thread makes ahead of the training step
+LEAST_TO_SPLIT = 20  # faces, of fewer none are held out
+MOST_HELD_OUT = 64  # faces: enough for a mean, and quickly tried
+STRETCHES = 4  # of consecutive faces that are held out
+
+
+@dataclass(frozen=True, eq=False)
+class FaceSet:
+    """The faces of one person, held in memory.
+
+    Attributes:
+        images: Aligned crops, RGB uint8 (n, size, size, 3).
+        eyes: Eye masks, uint8 (n, size, size), 255 is eye; all 0 without masks.
+        names: File name of each face.
+    """
+
+    images: np.ndarray
+    eyes: np.ndarray
+    names: list[str]
+
+    def __len__(self) -> int:
+        """Counts the faces."""
+        return len(self.images)
+
+
+class Samples(NamedTuple):
+    """One person's part of a batch: n faces.
+
+    Attributes:
+        warped: Distorted faces, the input, RGB float32 (n, R, R, 3) in [-1, 1].
+        target: The same faces undistorted, RGB float32 (n, R, R, 3) in [-1, 1].
+        eyes: Eye masks of the targets, float32 (n, R, R, 1) in [0, 1].
+    """
+
+    warped: np.ndarray
+    target: np.ndarray
+    eyes: np.ndarray
+
+
+class Batch(NamedTuple):
+    """What one iteration of training sees.
+
+    Attributes:
+        sides: Samples of A, then of B; of A alone where one person is trained.
+        mix: Share of real faces in what the discriminators see under mixup, float32
+            scalar in [0, 1], drawn from Beta(0.2, 0.2).
+        mix_perceptual: Share of the raw instead of the composed generated face in the
+            perceptual loss, float32 scalar, a second draw of the same kind.
+    """
+
+    sides: tuple[Samples, ...]
+    mix: np.ndarray
+    mix_perceptual: np.ndarray
+
+
+def load_faces(
+    faces_dir: str | Path,
+    masks_dir: str | Path | None,
+    resolution: int,
+    coverage: float,
+) -> FaceSet:
+    """Reads every face, and its eye mask, once.
+
+    Args:
+        faces_dir: Folder of aligned square crops.
+        masks_dir: Folder of eye masks, `name.png` for the face `name.jpg` or
+            `name.png`; None trains without eye masks.
+        resolution: Side of the network's images, pixels: 64, 128 or 256.
+        coverage: Share of a crop's width that the network sees, in (0, 1].
+
+    Returns:
+        The faces in natural order of their names, all of one size.
+
+    Raises:
+        FileNotFoundError: If the folder is missing or holds no picture.
+        ValueError: If the resolution is none of the three, a crop is not square, or a
+            mask is missing or of another size than its face.
+    """
+    if resolution not in (64, 128, 256):
+        raise ValueError(f"resolution must be 64, 128 or 256, got {resolution!r}")
+    paths = list_images(Path(faces_dir))
+    # Augmentation and network look at this many pixels: with more of them, sampling in
+    # the middle of training would skip some (aliasing) and memory would be wasted. A
+    # quarter more leaves room for zooming in.
+    largest = round(1.25 * resolution / coverage)
+    images, eyes = [], []
+    for path in tqdm(paths, desc=f"Reading {faces_dir}", unit="face"):
+        image = read_image(path)
+        height, width = image.shape[:2]
+        if height != width:
+            raise ValueError(
+                f"faces must be square crops, as extract_faces(...) writes them, but "
+                f"{path} is {width}x{height} pixels"
+            )
+        mask = np.zeros((height, width), np.uint8)
+        if masks_dir is not None:
+            mask = _read_mask(path, Path(masks_dir), height)
+        size = min(height, largest)
+        images.append(_resize(image, size))
+        eyes.append(_resize(mask, size))
+    size = max(len(image) for image in images)
+    return FaceSet(
+        images=np.stack([_resize(image, size) for image in images]),
+        eyes=np.stack([_resize(mask, size) for mask in eyes]),
+        names=[path.name for path in paths],
+    )
+
+
+def split_faces(faces: FaceSet, share: float) -> tuple[FaceSet, FaceSet]:
+    """Sets faces aside that training never sees.
+
+    Neighbours in a video are nearly one picture: faces set aside one by one would all
+    have a twin in training. One long stretch may be unlike everything else (another
+    light, a hand before the face). So the middle of each quarter is set aside.
+
+    Args:
+        faces: All faces of one person, in the order of the video.
+        share: Share to set aside, from 0 to below 1: at least 1 face, at most 64. With
+            a share of 0, or of fewer than 20 faces, none are.
+
+    Returns:
+        The faces to train on, and those held out, of which there may be none. Both in
+        the old order; every face is in one of them.
+
+    Raises:
+        ValueError: If the share is out of range.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"share must be a number from 0 to below 1, got {share!r}")
+    count = min(max(int(share * len(faces)), 1), MOST_HELD_OUT)
+    if share == 0 or len(faces) < LEAST_TO_SPLIT:
+        count = 0
+    held_out = np.zeros(len(faces), bool)
+    for part in range(STRETCHES):
+        begin, end = (len(faces) * (part + i) // STRETCHES for i in range(2))
+        length = (count + part) // STRETCHES
+        start = (begin + end - length) // 2
+        held_out[start : start + length] = True
+    return _choose(faces, ~held_out), _choose(faces, held_out)
+
+
+def make_batch(
+    face_sets: Sequence[FaceSet],
+    iteration: int,
+    batch_size: int,
+    resolution: int,
+    settings: AugmentationSettings,
+    seed: int,
+) -> Batch:
+    """Draws the batch of one iteration.
+
+    Everything random comes from `seed` and `iteration` alone, so training that goes on
+    after a stop sees the batches it would have seen, and nothing need be saved for it.
+
+    Args:
+        face_sets: Faces of A, then of B, or of one person alone; one or more of each:
+            they are drawn with replacement. Any of them may lend its colours.
+        iteration: Number of the iteration, 0 or more.
+        batch_size: Faces of each person, 1 or more.
+        resolution: Side of the network's images, pixels.
+        settings: How much the faces are varied.
+        seed: Seed of the training, 0 or more.
+
+    Returns:
+        The batch.
+    """
+    rng = np.random.default_rng([seed, iteration])
+    total = sum(map(len, face_sets))
+    sides = []
+    for faces in face_sets:
+        samples = []
+        for index in rng.integers(len(faces), size=batch_size):
+            partner = _image_of_all(face_sets, rng.integers(total))
+            image, eyes = faces.images[index], faces.eyes[index]
+            samples.append(sample(image, eyes, partner, settings, resolution, rng))
+        sides.append(Samples(*map(np.stack, zip(*samples, strict=True))))
+    mixes = rng.beta(MIX_ALPHA, MIX_ALPHA, size=2).astype(np.float32)
+    return Batch(tuple(sides), *mixes)
+
+
+@contextmanager
+def batches(
+    face_sets: Sequence[FaceSet],
+    batch_size: int,
+    resolution: int,
+    settings: AugmentationSettings,
+    seed: int,
+    first_iteration: int = 0,
+) -> Iterator[Iterator[Batch]]:
+    """Makes batches ahead of their use, in threads that end with the `with` block.
+
+    Args:
+        face_sets: Faces of A, then of B, or of one person alone.
+        batch_size: Faces of each person, 1 or more.
+        resolution: Side of the network's images, pixels.
+        settings: How much the faces are varied.
+        seed: Seed of the training, 0 or more.
+        first_iteration: Where to start, or to go on.
+
+    Yields:
+        An endless iterator over the batches of `first_iteration`, the next one, ...
+        What fails in a thread is raised here, in place of the batch.
+
+    Raises:
+        ValueError: If `batch_size` is below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, got {batch_size!r}")
+    stop = threading.Event()
+
+    def produce(first: int) -> Iterator[Batch]:
+        for iteration in itertools.count(first, THREADS):
+            if stop.is_set():
+                return
+            yield make_batch(
+                face_sets, iteration, batch_size, resolution, settings, seed
+            )
+
+    threads: list[BackgroundGenerator] = []
+    try:
+        for first in range(first_iteration, first_iteration + THREADS):
+            threads.append(BackgroundGenerator(produce(first), PREFETCHED))
+        yield (next(thread) for thread in itertools.cycle(threads))
+    finally:
+        stop.set()
+        # A thread may wait for room in its queue, so that is emptied until it ends.
+        for thread in threads:
+            while thread.is_alive():
+                while not thread.queue.empty():
+                    thread.queue.get_nowait()
+                thread.join(timeout=0.01)
+
+
+def center_crop_batch(
+    faces: np.ndarray, resolution: int, coverage: float
+) -> np.ndarray:
+    """Cuts out what the network sees of each face, without variation.
+
+    Args:
+        faces: Aligned crops, RGB uint8 (n, size, size, 3).
+        resolution: Side of the network's images, pixels.
+        coverage: Share of the crop's width that is kept, in (0, 1].
+
+    Returns:
+        RGB float32 (n, resolution, resolution, 3) in [-1, 1].
+    """
+    size = faces.shape[1]
+    margin = round(size * (1 - coverage) / 2)
+    middle = faces[:, margin : size - margin, margin : size - margin]
+    crops = np.stack([_resize(face, resolution) for face in middle])
+    return crops.astype(np.float32) / 127.5 - 1
+
+
+def _choose(faces: FaceSet, chosen: np.ndarray) -> FaceSet:
+    """The faces where `chosen`, bool (n,), holds."""
+    return FaceSet(
+        images=faces.images[chosen],
+        eyes=faces.eyes[chosen],
+        names=list(itertools.compress(faces.names, chosen)),
+    )
+
+
+def _image_of_all(face_sets: Sequence[FaceSet], index: int) -> np.ndarray:
+    """The image at `index`, counted on from one set to the next."""
+    for faces in face_sets:
+        if index < len(faces):
+            break
+        index -= len(faces)
+    return faces.images[index]
+
+
+def _read_mask(face: Path, masks_dir: Path, size: int) -> np.ndarray:
+    """Reads the eye mask of a face of `size` pixels as uint8 (size, size)."""
+    path = masks_dir / f"{face.stem}.png"
+    if not path.is_file():
+        raise ValueError(
+            f"{face} has no eye mask, {path} does not exist: run "
+            "make_eye_masks(...) again"
+        )
+    mask = read_image(path)[..., 0].copy()  # lets go of the other channels
+    if mask.shape != (size, size):
+        height, width = mask.shape
+        raise ValueError(
+            f"eye mask {path} is {width}x{height} pixels, its face {face} "
+            f"{size}x{size}: run make_eye_masks(...) again"
+        )
+    return mask
+
+
+def _resize(image: np.ndarray, size: int) -> np.ndarray:
+    """Resizes a square image, averaging the pixels that fall together."""
+    if size == len(image):  # a copy of every face would double the memory of reading
+        return image
+    shrinks = size < len(image)
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (size, size), interpolation=method)

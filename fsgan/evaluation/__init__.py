@@ -1,0 +1,1 @@
+"""How good a swap is: metrics, the evaluation, its report."""

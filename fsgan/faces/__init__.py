@@ -1,0 +1,1 @@
+"""Where faces are: found, aligned, tracked and told apart."""

@@ -1,0 +1,1 @@
+"""Pictures, film and sound in and out; marks of what is synthetic."""

@@ -1,0 +1,125 @@
+"""The sound of a source, carried over into a new file and kept in step."""
+
+import logging
+from collections.abc import Iterator
+from fractions import Fraction
+
+import av
+from av.container import InputContainer, OutputContainer
+
+from fsgan.media.reader import clock_start, decoded_frames, packets
+from fsgan.media.video_formats import VideoFormat
+
+logger = logging.getLogger(__name__)
+
+
+def add_sound(
+    container: OutputContainer,
+    source: InputContainer,
+    video_format: VideoFormat,
+    start: Fraction,
+    end: Fraction | None,
+) -> Iterator[av.Packet]:
+    """Add the stream of the sound to a new file.
+
+    Packets are copied where the new file may hold the codec, else the sound is
+    encoded anew, in stereo at most. Of several tracks the best one is taken.
+
+    Args:
+        container: the new file.
+        source: file with the sound, open; a silent one is fine.
+        video_format: names the codecs that the new file may hold.
+        start: seconds in `source` that become time 0.
+        end: seconds in `source` where the sound ends; `None` for all of it.
+
+    Returns:
+        Iterator over the packets to mux, in order; empty where there is no sound.
+    """
+    if not source.streams.audio:
+        return iter(())
+    track = source.streams.best("audio")
+    if track.codec_context is None:
+        logger.warning("%s: unknown audio codec, no sound kept", source.name)
+        return iter(())
+    codec = track.codec_context.codec.canonical_name
+    allowed = video_format.copied_sound
+    if codec in (container.supported_codecs if allowed is None else allowed):
+        stream = container.add_stream_from_template(track)
+        return _copied(source, track, stream, start, end)
+    encoder = video_format.sound_codec
+    rates = av.Codec(encoder, "w").audio_rates
+    rate = track.rate if track.rate in rates else 48_000
+    stream = container.add_stream(encoder, rate=rate, bit_rate=192_000)
+    stream.layout = "mono" if track.channels == 1 else "stereo"
+    return _encoded(source, track, stream, start, end)
+
+
+def _copied(
+    source: InputContainer,
+    track: av.AudioStream,
+    stream: av.AudioStream,
+    start: Fraction,
+    end: Fraction | None,
+) -> Iterator[av.Packet]:
+    """Yield the packets of a track from `start` to `end`, moved to time 0."""
+    origin = clock_start(source)
+    # A decoder needs one packet of run-up before the one heard first. Only mp4 can
+    # say that it is not to be heard; Matroska would delay the pictures instead,
+    # but for the samples that every Opus decoder drops.
+    in_matroska = stream.container.format.name in ("matroska", "webm")
+    head = track.codec_context.extradata or b""
+    first = start
+    if in_matroska and head.startswith(b"OpusHead"):
+        samples = int.from_bytes(head[10:12], "little")
+        first -= Fraction(-(-samples // 48), 1000)  # Matroska's ticks
+    for packet in packets(source, track):
+        if packet is None or packet.pts is None or packet.is_corrupt:
+            continue
+        time = packet.pts * packet.time_base - origin
+        if end is not None and time >= end:
+            return
+        run_up = 0 if in_matroska else 2 * (packet.duration or 0)
+        if time >= first or time + run_up * packet.time_base > start:
+            packet.pts = packet.dts = round((time - start) / packet.time_base)
+            packet.stream = stream
+            yield packet
+
+
+def _encoded(
+    source: InputContainer,
+    track: av.AudioStream,
+    stream: av.AudioStream,
+    start: Fraction,
+    end: Fraction | None,
+) -> Iterator[av.Packet]:
+    """Yield new packets of a track's sound from `start` to `end`, moved to time 0."""
+    origin = clock_start(source)
+    graph = av.filter.Graph()
+    graph.link_nodes(
+        graph.add_abuffer(template=track),
+        graph.add("asetpts", f"PTS-{float(start + origin):.6f}/TB"),
+        # Cuts what lies before 0 and fills gaps with silence, as the encoder
+        # counts samples, not times.
+        graph.add("aresample", "async=1:first_pts=0"),
+        graph.add("abuffersink"),
+    ).configure()
+    for frame in decoded_frames(source, track):
+        if frame is None or frame.pts is None:
+            continue
+        if end is not None and frame.pts * frame.time_base - origin >= end:
+            break
+        yield from _filtered(graph, frame, stream)
+    yield from _filtered(graph, None, stream)
+    yield from stream.encode(None)
+
+
+def _filtered(
+    graph: av.filter.Graph, frame: av.AudioFrame | None, stream: av.AudioStream
+) -> Iterator[av.Packet]:
+    graph.push(frame)
+    while True:
+        try:
+            filtered = graph.pull()
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return  # it wants more input, or has given all
+        yield from stream.encode(filtered)

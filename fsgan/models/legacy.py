@@ -1,0 +1,227 @@
+"""Stage: from weight files of faceswap-GAN v2.2 (2018) to a model of ours.
+
+The original saves five HDF5 files of Keras 2, and its networks see BGR. Their layers
+are named by global counters (`conv2d_17`), so weights are taken in the order of the
+files, which is also the order of our networks.
+"""
+
+import logging
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+
+from fsgan.data.augmentation import AugmentationSettings
+from fsgan.models.checkpoint import latest_checkpoint, save_checkpoint
+from fsgan.models.networks import ModelConfig
+from fsgan.training.gan import FaceSwapGAN
+
+log = logging.getLogger(__name__)
+
+FILES = {
+    "encoder": "encoder.h5",
+    "decoder_a": "decoder_A.h5",
+    "decoder_b": "decoder_B.h5",
+    "discriminator_a": "netDA.h5",
+    "discriminator_b": "netDB.h5",
+}
+"""Our name of each network -> the original's file of it."""
+
+_CAPACITIES = {64: "standard", 32: "lite"}  # by channels of the encoder's first conv
+_RESOLUTIONS = {5: 64, 6: 128, 7: 256}  # by 3x3 convs in the encoder, upscale included
+# By the number of weights in a norm layer, and whether they have a value a channel.
+_NORMS = {
+    (2, False): ("instancenorm",),
+    (2, True): ("groupnorm", "layernorm"),
+    (4, True): ("batchnorm",),
+}
+_NORM_NAMES = "the norm instancenorm, layernorm, groupnorm, batchnorm or none"
+
+
+def import_legacy(
+    weights_dir: str | Path,
+    model_dir: str | Path,
+    *,
+    norm: str | None = None,
+    coverage: float = 0.8,
+) -> Path:
+    """Turns weights of faceswap-GAN v2.2 into a model to convert with or to train on.
+
+    The networks give the original's output. What surrounds them is ours, and so is what
+    was a defect there:
+
+    - The files hold no optimizers and no iteration: training goes on with fresh
+      moments, from the start of its schedule.
+    - `batchnorm` never updated its statistics: the moving ones in the files are the
+      initial 0 and 1. Conversion uses them as the original did; training on updates
+      them, which changes the output from the first iteration on.
+    - The original showed its networks 61 to 76 % of a crop's width in training and 80 %
+      in conversion. Ours see the same share in both, see `coverage`.
+
+    Args:
+        weights_dir: folder of `encoder.h5`, `decoder_A.h5` and `decoder_B.h5`. Where
+            `netDA.h5` or `netDB.h5` is missing, that discriminator starts fresh, which
+            matters to training only.
+        model_dir: folder of the new model, for `fsgan.convert_video` and `fsgan.train`.
+        norm: as of `read_legacy`.
+        coverage: share of a crop's width that the networks see, in [0.1, 1]. 0.8 is the
+            original's conversion (`roi_coverage` 0.9 cut 10 % from each side); 0.68,
+            the middle of its training, shows the networks what they know best. Training
+            on keeps it where no other settings are given.
+
+    Returns:
+        The checkpoint's folder, of iteration 0.
+
+    Raises:
+        FileNotFoundError: the encoder or a decoder is missing.
+        FileExistsError: `model_dir` already holds a model.
+        ValueError: a file is damaged or of another model, or an argument is wrong.
+    """
+    AugmentationSettings(coverage=coverage)  # refuses what no model may have
+    if latest_checkpoint(model_dir):
+        raise FileExistsError(
+            f"{model_dir} already holds a model: import into another folder"
+        )
+    config, weights = read_legacy(weights_dir, norm)
+    gan = FaceSwapGAN(config)
+    for name, network in gan.networks.items():
+        path = Path(weights_dir) / FILES[name]
+        if name in weights:
+            _fill(network, weights[name], path)
+        else:
+            log.warning("no file %s: the %s starts fresh", path, name)
+    return save_checkpoint(model_dir, gan, {"coverage": coverage}, keep=1, backup=1)
+
+
+def read_legacy(
+    folder: str | Path, norm: str | None = None
+) -> tuple[ModelConfig, dict[str, list[np.ndarray]]]:
+    """Reads weights of faceswap-GAN v2.2 and the architecture they are of.
+
+    Args:
+        folder: holds `encoder.h5`, `decoder_A.h5`, `decoder_B.h5` and perhaps
+            `netDA.h5` and `netDB.h5`.
+        norm: the norm trained with. Needed only between "groupnorm" and "layernorm",
+            whose files look alike; all else is told by the encoder's shapes. None takes
+            what the files tell.
+
+    Returns:
+        The architecture, and for each network of `FaceSwapGAN` that has a
+        file its weights in RGB, float32, in the order of `set_weights`.
+
+    Raises:
+        FileNotFoundError: the encoder or a decoder is missing.
+        ValueError: a file is damaged, or not one of faceswap-GAN v2.2; or `norm` is
+            missing or contradicts the files.
+    """
+    layers = {}
+    for name, file in FILES.items():
+        path = Path(folder) / file
+        if path.is_file():
+            layers[name] = _read_layers(path)
+        elif not name.startswith("discriminator"):
+            raise FileNotFoundError(
+                f"no file {path}: give the folder with encoder.h5, decoder_A.h5 and "
+                "decoder_B.h5 of faceswap-GAN v2.2"
+            )
+    config = _infer_config(layers["encoder"], norm, Path(folder) / FILES["encoder"])
+    weights = {
+        name: swap_red_and_blue([array for layer in of_network for array in layer])
+        for name, of_network in layers.items()
+    }
+    return config, weights
+
+
+def swap_red_and_blue(weights: list[np.ndarray]) -> list[np.ndarray]:
+    """Turns the weights of a network from BGR to RGB, or back.
+
+    Args:
+        weights: of an encoder, decoder or discriminator, as of `get_weights`.
+
+    Returns:
+        The weights of the network that does the same to images of the other order.
+    """
+    swapped = []
+    for array in weights:
+        # Only what reads images has 3 or, two at once, 6 channels in; only what makes
+        # them has 3 channels out.
+        if array.ndim == 4 and array.shape[2] in (3, 6):
+            array = array[:, :, [2, 1, 0, 5, 4, 3][: array.shape[2]]]
+        elif array.shape[-1:] == (3,):
+            array = array[..., ::-1]
+        swapped.append(array)
+    return swapped
+
+
+def _read_layers(path: Path) -> list[list[np.ndarray]]:
+    """The weights of each layer that has some, in the order of the model."""
+    try:
+        with h5py.File(path) as file:
+            model = file.get("model_weights", file)  # there where a model was saved
+            layers = [
+                [
+                    np.asarray(model[layer][name], np.float32)
+                    for name in model[layer].attrs["weight_names"]
+                ]
+                for layer in model.attrs["layer_names"]
+            ]
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged or not a weight file of Keras 2: copy it again from "
+            "where faceswap-GAN v2.2 saved it"
+        ) from error
+    if not all(np.isfinite(array).all() for layer in layers for array in layer):
+        raise ValueError(
+            f"{path} holds weights that are not numbers, so it is damaged or its "
+            "training had failed: give files saved earlier"
+        )
+    # Scales and offsets of the original's group norm are (1, 1, 1, channels).
+    return [
+        [
+            array.reshape(-1) if array.shape[:3] == (1, 1, 1) else array
+            for array in layer
+        ]
+        for layer in layers
+        if layer
+    ]
+
+
+def _infer_config(
+    encoder: list[list[np.ndarray]], norm: str | None, path: Path
+) -> ModelConfig:
+    """The architecture whose encoder has these layers."""
+    kernels = [layer[0].shape for layer in encoder if layer[0].ndim == 4]
+    sizes = [kernel[:2] for kernel in kernels]
+    vectors = [layer for layer in encoder if layer[0].ndim == 1 and len(layer) > 1]
+    kinds = {(len(layer), layer[0].size > 1) for layer in vectors}
+    try:
+        resolution = _RESOLUTIONS[sizes.count((3, 3))]
+        capacity = _CAPACITIES[kernels[0][-1]]
+        [norms] = [_NORMS[kind] for kind in kinds] or [("none",)]
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not an encoder of faceswap-GAN v2.2: give the folder of such a "
+            f"model, trained with {_NORM_NAMES}"
+        ) from error
+    if norm not in (norms if len(norms) > 1 else (None, *norms)):
+        raise ValueError(
+            f"norm must be {' or '.join(map(repr, norms))} for {path}, got {norm!r}"
+        )
+    return ModelConfig(
+        resolution=resolution,
+        capacity=capacity,
+        norm=norm or norms[0],
+        attention=(1, 1) in sizes,
+    )
+
+
+def _fill(network: keras.Model, weights: list[np.ndarray], path: Path) -> None:
+    """Sets the weights, or says in one sentence why they do not fit."""
+    expected = [tuple(variable.shape) for variable in network.weights]
+    if [array.shape for array in weights] != expected:
+        raise ValueError(
+            f"{path} does not fit the architecture that {FILES['encoder']} is of: give "
+            f"the files of one model of faceswap-GAN v2.2, trained with {_NORM_NAMES}"
+        )
+    network.set_weights(weights)

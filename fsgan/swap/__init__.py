@@ -1,0 +1,1 @@
+"""From frames to swapped frames and films."""

@@ -1,0 +1,333 @@
+"""Stage: from footage and a trained model to swapped footage."""
+
+import logging
+import shutil
+import time
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from fsgan.faces.geometry import Face, align, crop_matrix
+from fsgan.faces.identity import Identity
+from fsgan.faces.tracks import FollowedFaces, follow_faces
+from fsgan.media.content_credentials import check_certificate, sign
+from fsgan.media.images import list_images, read_image, write_beside, write_image
+from fsgan.media.provenance import (
+    image_xmp,
+    mark_file,
+    sidecar_path,
+    video_metadata,
+    write_sidecar,
+)
+from fsgan.media.reader import probe
+from fsgan.media.segments import ResumableWriter
+from fsgan.media.video_formats import PICTURE_SUFFIXES
+from fsgan.swap.convert_settings import ConvertSettings
+from fsgan.swap.second_pass import SecondPass
+from fsgan.swap.swapper import FaceSwapper
+
+log = logging.getLogger(__name__)
+
+_CROP_SIZE = 256  # pixels, of crops in which a person is looked for
+
+
+@dataclass(frozen=True)
+class ConvertedVideo:
+    """What `convert_video` did.
+
+    Attributes:
+        path: the swapped video.
+        frames: frames written.
+        frames_with_face: those of them in which a face was swapped.
+        frames_damaged: those which the file holds damaged: they are left as they are.
+        frames_per_second: speed of the conversion, both passes together.
+        swapped: numbers of the tracks whose faces were swapped.
+        faces: all that were followed, with their contact sheet.
+    """
+
+    path: Path
+    frames: int
+    frames_with_face: int
+    frames_damaged: int
+    frames_per_second: float
+    swapped: tuple[int, ...]
+    faces: FollowedFaces
+
+    def __str__(self) -> str:
+        """One line for a table."""
+        damaged = f", {self.frames_damaged} damaged" if self.frames_damaged else ""
+        return (
+            f"face in {self.frames_with_face} of {self.frames} frames{damaged}, "
+            f"{self.frames_per_second:.1f} frames/s"
+        )
+
+
+def convert_image(
+    source: str | Path,
+    out: str | Path,
+    model: str | Path | FaceSwapper,
+    settings: ConvertSettings | None = None,
+    *,
+    only: str | Path | Identity | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Swaps the faces in a photo.
+
+    Args:
+        source: the photo; its EXIF rotation is honoured.
+        out: the picture to write, .png, .jpg or .webp; marked as synthetic.
+        model: folder given to `fsgan.train`, or a swapper, which is loaded already.
+        settings: how to convert; None takes the defaults, or the swapper's.
+        only: whose face to swap: another photo, or a folder of face crops, of the
+            person; without the extra `identity` few are recognised. None swaps all.
+        overwrite: whether `out` may be there already.
+
+    Returns:
+        The number of faces swapped; 0 leaves the photo as it is, and unmarked.
+
+    Raises:
+        FileExistsError: `out` is there already.
+        FileNotFoundError: `source`, the model or the reference is missing.
+        ValueError: `source` is not a photo, or a setting is wrong.
+        OSError: `out` cannot be written.
+    """
+    source, out = Path(source), Path(out)
+    _check_output(source, out, overwrite)
+    if out.suffix.lower() not in PICTURE_SUFFIXES:
+        raise ValueError(f"out must end in {', '.join(PICTURE_SUFFIXES)}, got {out}")
+    swapper = FaceSwapper.of(model, settings)
+    settings, image = swapper.settings, read_image(source)
+    _check_certificate(settings)
+    faces = swapper.detector.detect(image)
+    if only is not None:
+        faces = _of_person(only, image, faces)
+    [(picture, layers)] = swapper.swap([image], [faces])
+    marked = _is_marked(settings, source, bool(layers))
+    with write_beside(out) as path:
+        write_image(path, picture, xmp=image_xmp() if marked else None)
+        if marked:
+            _sign(path, settings, out)
+    _write_sidecar(marked, settings, source, out)
+    return len(layers)
+
+
+def convert_video(
+    source: str | Path,
+    out: str | Path,
+    model: str | Path | FaceSwapper,
+    settings: ConvertSettings | None = None,
+    *,
+    only: str | Path | Identity | int | Collection[int] | None = None,
+    faces: str | Path | None = None,
+    start: float = 0.0,
+    end: float | None = None,
+    fps: Fraction | float | None = None,
+    overwrite: bool = False,
+) -> ConvertedVideo:
+    """Swaps the faces in a video and carries its sound over.
+
+    Two passes: the first finds and follows the faces (`fsgan.follow_faces`), so that
+    they are smoothed looking both ways; the second swaps them. What the first finds
+    stays beside the output: `<out>.faces.json`, with which a second conversion need not
+    search again, and `<out>.tracks.png`, which shows each track with its number.
+
+    Frames pass by a few at a time, however long the video. The output takes its name
+    when it is complete. A conversion that was stopped or killed goes on from where it
+    was, if it is called again with the same arguments; the result is the same.
+
+    Args:
+        source: the video; or an image sequence, as a folder or a pattern
+            ("shot/%05d.png").
+        out: the video to write, .mp4, .mov, .mkv, .webm or .gif; or a folder or pattern
+            for an image sequence; marked as synthetic.
+        model: folder given to `fsgan.train`, or a swapper, which is loaded already.
+        settings: how to convert; None takes the defaults, or the swapper's.
+        only: whose face to swap: a photo or a folder of face crops of the person, or
+            the number of a track, or several. None swaps all.
+        faces: name given to `fsgan.follow_faces`; None takes that of `out`.
+        start: first second to convert.
+        end: second to stop at; None goes on to the end.
+        fps: frames a second of an image sequence; None takes 25.
+        overwrite: whether `out` may be there already.
+
+    Returns:
+        Counts, speed and the faces followed.
+
+    Raises:
+        FileExistsError: `out` is there already.
+        FileNotFoundError: `source`, the model or the reference is missing.
+        ValueError: `source` is not a video, no frame lies between `start` and `end`,
+            the reference shows no face or several, there is no track of that number, or
+            a setting is wrong.
+        OSError: `out` cannot be written, or the disk is full.
+    """
+    source, out = Path(source), Path(out)
+    _check_output(source, out, overwrite)
+    if not 0 <= start < (np.inf if end is None else end):
+        raise ValueError(f"start must be in [0, end), got start={start}, end={end}")
+    info = probe(source, fps)
+    swapper = FaceSwapper.of(model, settings)
+    settings = swapper.settings
+    _check_certificate(settings)
+    if isinstance(only, str | Path):
+        only = Identity.of(only)
+    writer = partial(
+        ResumableWriter,
+        out,
+        info.width * settings.layout,
+        info.height,
+        info.fps,
+        audio_from=source if info.has_audio else None,
+        start=start,
+        end=end,
+        crf=settings.crf,
+        lossless=settings.lossless,
+    )
+    layers = out.with_suffix(".layers") if settings.layers else None
+    writer(settings={})  # before the first pass, lest it be for nothing
+    began = time.perf_counter()
+    followed = follow_faces(
+        source,
+        faces or out,
+        min_face=settings.min_face,
+        min_confidence=settings.min_confidence,
+        smoothing=settings.smoothing,
+        search_every=settings.search_every,
+        start=start,
+        end=end,
+        fps=fps,
+    )
+    chosen = _choose(followed, only)
+    marked = _is_marked(settings, source, bool(chosen))
+    if marked:
+        writer = partial(
+            writer,
+            metadata=video_metadata(),
+            xmp=image_xmp(),
+            finish=partial(_mark, settings, out),
+        )
+    whole = not start and end is None
+    if not chosen and whole and _is_copy(settings, source, out):
+        with write_beside(out) as path:
+            shutil.copyfile(source, path)
+        frames = Counter({"all": info.frame_count})
+    else:
+        swapping = SecondPass(swapper, info, followed, chosen, (start, end, fps))
+        with writer(settings=swapping.depends_on) as opened:
+            swapping.run(opened, layers)
+        frames = swapping.frames
+    _write_sidecar(marked, settings, source, out)
+    return ConvertedVideo(
+        out,
+        frames["all"],
+        frames["with face"],
+        frames["damaged"],
+        frames["all"] / (time.perf_counter() - began),
+        tuple(sorted(chosen)),
+        followed,
+    )
+
+
+def _choose(
+    followed: FollowedFaces, only: Identity | int | Collection[int] | None
+) -> set[int]:
+    """Numbers of the tracks to swap."""
+    tracks = followed.tracks
+    numbers = {track.number for track in tracks}
+    if only is None:
+        return numbers
+    if isinstance(only, Identity):
+        spans = [(track.first, track.last) for track in tracks]
+        same = only.choose(followed.crops(tracks), spans)
+        return {
+            track.number for track, is_same in zip(tracks, same, strict=True) if is_same
+        }
+    wanted = set(only) if isinstance(only, Collection) else {only}
+    if unknown := wanted - numbers:
+        raise ValueError(
+            f"only must name tracks of {followed.source}: there is no {min(unknown)} "
+            f"among {sorted(numbers)}; look at the picture of the tracks"
+        )
+    return wanted
+
+
+def _of_person(
+    person: Identity | str | Path, image: np.ndarray, faces: list[Face]
+) -> list[Face]:
+    """The face of a photo that is the person's, if there is one."""
+    person = person if isinstance(person, Identity) else Identity.of(person)
+    crops = [
+        align(image, crop_matrix(face.landmarks, _CROP_SIZE), _CROP_SIZE)[None]
+        for face in faces
+    ]
+    same = person.choose(crops, [(0, 0)] * len(faces))
+    return [face for face, is_same in zip(faces, same, strict=True) if is_same]
+
+
+def _is_copy(settings: ConvertSettings, source: Path, out: Path) -> bool:
+    """Whether frames that stay as they are may stay in their file, too."""
+    same_kind = source.suffix.lower() == out.suffix.lower() and source.is_file()
+    return same_kind and not settings.lossless and settings.layout == 1
+
+
+def _is_marked(settings: ConvertSettings, source: str | Path, swapped: bool) -> bool:
+    """Whether the output is marked as synthetic; why not, the log says."""
+    if not swapped:
+        log.warning(
+            "no face found to swap in %s: it is left as it is, and not marked as "
+            "synthetic",
+            source,
+        )
+    elif not settings.mark:
+        log.warning(
+            "marks are off: say yourself that what is made of %s is synthetic", source
+        )
+    return swapped and settings.mark
+
+
+def _mark(settings: ConvertSettings, out: Path, path: Path) -> None:
+    """Marks what is finished, but for its name; a signature comes last."""
+    for file in list_images(path) if path.is_dir() else [path]:
+        mark_file(file)
+        _sign(file, settings, out)
+
+
+def _sign(path: Path, settings: ConvertSettings, out: Path) -> None:
+    """Signs a file, which is marked already; nothing is lost if that fails."""
+    keys = (settings.certificate, settings.private_key)
+    certificate, private_key = (key and Path(key) for key in keys)
+    try:
+        sign(path, title=out.name, certificate=certificate, private_key=private_key)
+    except ValueError as error:
+        log.warning("%s is marked, but not signed: %s", out, error)
+
+
+def _write_sidecar(
+    marked: bool, settings: ConvertSettings, source: Path, out: Path
+) -> None:
+    """Writes the record beside a marked output, or removes that of an older one."""
+    if marked:
+        write_sidecar(out, source, asdict(settings))
+    else:
+        sidecar_path(out).unlink(missing_ok=True)
+
+
+def _check_certificate(settings: ConvertSettings) -> None:
+    """Raises where a certificate of the user's own cannot sign."""
+    if settings.certificate is not None and settings.private_key is not None:
+        check_certificate(settings.certificate, settings.private_key)
+
+
+def _check_output(source: Path, out: Path, overwrite: bool) -> None:
+    """Raises where the output would replace something."""
+    if source.resolve() == out.resolve():
+        raise ValueError(f"{out} is the source itself: give the output another name")
+    if out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
+        raise FileExistsError(
+            f"{out} exists already: give another name, or say overwrite=True"
+        )

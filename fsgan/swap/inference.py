@@ -1,0 +1,248 @@
+"""Turns faces into the other person's, as fast as the processor allows."""
+
+import logging
+import math
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+from skimage.data import astronaut
+from skimage.transform import resize
+
+from fsgan.models.checkpoint import load_generator, read_settings
+from fsgan.models.layers import SelfAttention
+from fsgan.training.hardware import fastest_precision, renamed_out_of_memory
+
+log = logging.getLogger(__name__)
+
+ENGINES = ("auto", "bfloat16", "mixed", "float32", "keras")
+# Of 255: half of what is allowed, as the faces to come are not those of the check.
+_TOLERANCE = 1.0
+_BFLOAT16 = "mixed_bfloat16"  # the weights stay float32
+
+
+class FaceGenerator:
+    """Turns faces into the other person's, many at once.
+
+    Attributes:
+        resolution: side of the faces, pixels.
+        coverage: share of an aligned face that they show, see `fsgan.crop_matrix`.
+        engine: what runs; never "auto".
+        batch_size: faces that go through the network together, at most.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        person: str,
+        engine: str = "auto",
+        batch_size: int = 16,
+    ) -> None:
+        """Loads one person's generator.
+
+        Args:
+            checkpoint: folder, as of `fsgan.models.checkpoint.latest_checkpoint`.
+            person: "a" or "b", whose face is generated.
+            engine: "keras" runs the network as it was trained, in float32. "float32"
+                computes the same in a faster order. "mixed" computes the values of the
+                attention and the dearest convolution, "bfloat16" all but the last
+                layers, with 8 bits of precision: faster where the processor has
+                instructions for it. "auto" takes the fastest of these that differs from
+                float32 by at most 1 of 255 on a few faces, tried at once.
+            batch_size: faces that go through the network together, at least 1.
+
+        Raises:
+            ValueError: the checkpoint is damaged or an argument is none of these.
+        """
+        if engine not in ENGINES:
+            raise ValueError(f"engine must be one of {ENGINES}, got {engine!r}")
+        if person not in ("a", "b"):
+            raise ValueError(f"person must be 'a' or 'b', got {person!r}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        settings = read_settings(checkpoint)
+        self.resolution: int = settings["model"]["resolution"]
+        self.coverage: float = settings["coverage"]
+        self.batch_size = batch_size
+        network = load_generator(checkpoint, person)
+        if engine == "auto":
+            self.engine, network = _fastest_good(network)
+        else:
+            self.engine, network = engine, _rebuild(network, engine)
+        self._run = _compile(network)
+        log.info("faces are generated in batches of %d, %s", batch_size, self.engine)
+
+    def __call__(self, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Generates faces.
+
+        Where the memory does not suffice, batches are halved from then on.
+
+        Args:
+            faces: RGB uint8 (n, resolution, resolution, 3), any n.
+
+        Returns:
+            Alpha float32 [0, 1] (n, resolution, resolution, 1) and RGB float32 [0, 255]
+            (n, resolution, resolution, 3).
+
+        Raises:
+            ValueError: the faces are of another shape or dtype.
+            MemoryError: the memory does not suffice for one face.
+        """
+        side = self.resolution
+        if faces.shape[1:] != (side, side, 3) or faces.dtype != np.uint8:
+            raise ValueError(
+                f"faces must be uint8 (n, {side}, {side}, 3) for this model, got "
+                f"{faces.dtype} {faces.shape}: cut them out at its resolution"
+            )
+        alpha = np.empty((len(faces), side, side, 1), np.float32)
+        rgb = np.empty((len(faces), side, side, 3), np.float32)
+        done = 0
+        while done < len(faces):
+            batch = slice(done, done + self.batch_size)
+            try:
+                with renamed_out_of_memory(
+                    f"out of memory for one face of {side} pixels: close other "
+                    "programs, or train a model of a smaller resolution"
+                ):
+                    alpha[batch], rgb[batch] = self._generate(faces[batch])
+            except MemoryError:
+                if self.batch_size == 1:
+                    raise
+                self.batch_size //= 2
+                log.warning("out of memory: batches of %d from now", self.batch_size)
+                continue
+            done = batch.stop
+        return alpha, rgb
+
+    def _generate(self, faces):
+        """Alpha and RGB of one batch."""
+        count = len(faces)
+        if keras.backend.backend() == "jax":  # it compiles for each new size
+            size = min(self.batch_size, 2 ** math.ceil(math.log2(count)))
+            faces = np.pad(faces, ((0, size - count), (0, 0), (0, 0), (0, 0)))
+        outputs = self._run(_scaled(faces))
+        alpha, rgb = (ops.convert_to_numpy(x)[:count] for x in outputs)
+        return alpha, (rgb + 1) * 127.5
+
+
+class FewChannelConv2D(keras.layers.Conv2D):
+    """The same convolution, faster where there are few channels out.
+
+    Vector instructions compute 16 channels at once, an image has 3. So each row of the
+    kernel becomes channels of its own, and their maps are added, shifted by a row each.
+    Strides are 1, the padding is "same" and the kernel's side is odd.
+    """
+
+    def call(self, inputs):
+        """Convolves `inputs` (batch, height, width, channels)."""
+        rows, columns, channels_in, channels = self.kernel.shape
+        kernel = ops.transpose(self.kernel, (1, 2, 0, 3))
+        kernel = ops.reshape(kernel, (1, columns, channels_in, rows * channels))
+        border, height = rows // 2, inputs.shape[1]
+        maps = ops.conv(inputs, kernel, padding="same")
+        maps = ops.pad(maps, ((0, 0), (border, border), (0, 0), (0, 0)))
+        shifted = (maps[:, row : row + height] for row in range(rows))
+        rows_apart = (
+            x[..., row * channels : (row + 1) * channels]
+            for row, x in enumerate(shifted)
+        )
+        return self.activation(sum(rows_apart) + self.bias)
+
+
+class FastValueAttention(SelfAttention):
+    """Self-attention whose values, where the time goes, have 8 bits of precision."""
+
+    def _pointwise(self, channels, name):
+        convolution = super()._pointwise(channels, name)
+        if name == "value":
+            convolution.dtype_policy = _BFLOAT16
+        return convolution
+
+
+def _fastest_good(network: keras.Model) -> tuple[str, keras.Model]:
+    """The fastest engine whose faces are those of float32, and its network."""
+    if fastest_precision() == "bfloat16":
+        faces = _scaled(_faces_to_try(network.input_shape[1]))
+        exact = network(faces, training=False)
+        for engine in ("bfloat16", "mixed"):
+            rebuilt = _rebuild(network, engine)
+            error = _error(exact, rebuilt(faces, training=False))
+            log.info("%s differs by up to %.2f of 255", engine, error)
+            if error <= _TOLERANCE:
+                return engine, rebuilt
+    return "float32", _rebuild(network, "float32")
+
+
+def _error(exact, outputs) -> float:
+    """Largest difference of alpha and RGB, of 255."""
+    differences = (
+        np.abs(ops.convert_to_numpy(x) - ops.convert_to_numpy(y)).max()
+        for x, y in zip(exact, outputs, strict=True)
+    )
+    alpha, rgb = differences
+    return float(max(255 * alpha, 127.5 * rgb))
+
+
+def _faces_to_try(resolution: int) -> np.ndarray:
+    """One portrait in several lights, sizes and places, RGB uint8 (4, R, R, 3)."""
+    photo = astronaut() / 255
+    faces = []
+    for index in range(4):
+        size, shift = 90 + 10 * index, 4 * (index % 3)
+        left, top = 224 - size // 2 + shift, 120 - size // 2 - shift
+        face = resize(photo[top : top + size, left : left + size], (resolution,) * 2)
+        face = face[:, :: 1 - 2 * (index % 2)] ** (0.6, 1, 1.6)[index % 3]
+        faces.append(np.rint(255 * face).astype(np.uint8))
+    return np.stack(faces)
+
+
+def _scaled(faces: np.ndarray) -> np.ndarray:
+    """As the networks take them, [-1, 1]."""
+    return faces.astype(np.float32) / 127.5 - 1
+
+
+def _rebuild(network: keras.Model, engine: str) -> keras.Model:
+    """The same network; layers that suit the engine replace some, others are shared."""
+    if engine == "keras":
+        return network
+    convolutions = [x for x in network.layers if isinstance(x, keras.layers.Conv2D)]
+    in_bfloat16 = {
+        "float32": [],
+        "mixed": [max(convolutions, key=lambda layer: layer.count_params())],
+        # Not the bare operations between the layers.
+        "bfloat16": [x for x in network.layers if isinstance(x, keras.layers.Layer)],
+    }[engine]
+    replaced = []
+
+    def rebuild(layer):
+        kind, config = type(layer), layer.get_config()
+        if layer.name in ("alpha", "rgb"):
+            kind = FewChannelConv2D
+        elif engine == "mixed" and kind is SelfAttention:
+            kind = FastValueAttention
+        elif layer in in_bfloat16:
+            config["dtype"] = _BFLOAT16
+        if kind is type(layer) and config == layer.get_config():
+            return layer
+        replaced.append((layer, kind.from_config(config)))
+        return replaced[-1][1]
+
+    rebuilt = keras.models.clone_model(network, clone_function=rebuild, recursive=True)
+    for layer, ours in replaced:
+        if isinstance(layer, keras.layers.Layer):
+            ours.set_weights(layer.get_weights())
+    return rebuilt
+
+
+def _compile(network: keras.Model):
+    """The network as a function from float32 arrays of any length to alpha and RGB."""
+    if keras.backend.backend() != "tensorflow":
+        return network.predict_on_batch
+    import tensorflow as tf
+
+    return tf.function(  # once for all lengths, where Keras compiles twice
+        lambda faces: network(faces, training=False),
+        autograph=False,
+        input_signature=[tf.TensorSpec(network.input_shape)],
+    )

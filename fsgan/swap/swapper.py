@@ -1,0 +1,259 @@
+"""Swaps the faces in frames: cut out, generate, match colours, put back."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fsgan.faces.detector import FaceDetector
+from fsgan.faces.geometry import Face, align, crop_matrix
+from fsgan.faces.tracks import FaceFollower
+from fsgan.media.pipeline import overlapped
+from fsgan.media.provenance import draw_label
+from fsgan.models.checkpoint import latest_checkpoint
+from fsgan.swap.color import ColorMatcher
+from fsgan.swap.compositing import (
+    Layer,
+    blend,
+    enhance,
+    feather,
+    lay_out,
+    place,
+    sharpen,
+)
+from fsgan.swap.convert_settings import DIRECTIONS, ConvertSettings
+from fsgan.swap.inference import FaceGenerator
+
+
+class Swapped(NamedTuple):
+    """A frame with its new faces.
+
+    Attributes:
+        picture: RGB uint8 (height, layout * width, 3), in the layout of the settings.
+        layers: the faces in it, the last on top.
+    """
+
+    picture: np.ndarray
+    layers: list[Layer]
+
+
+class _Work(NamedTuple):
+    """Some frames on their way; `crops` belong to `faces`, frame by frame."""
+
+    frames: Sequence[np.ndarray]
+    faces: list[list[Face]]
+    crops: list[np.ndarray]
+    alphas: Sequence[np.ndarray] = ()
+    pictures: Sequence[np.ndarray] = ()
+
+
+class FaceSwapper:
+    """Swaps the faces in frames, for example in those of a camera.
+
+    ::
+
+        swapper = FaceSwapper("model")
+        for frame in frames:
+            show(swapper(frame))
+
+    Attributes:
+        settings: how.
+        checkpoint: folder of the weights in use.
+        detector: finds the faces.
+    """
+
+    def __init__(
+        self, model_dir: str | Path, settings: ConvertSettings | None = None
+    ) -> None:
+        """Loads the newest checkpoint of a model.
+
+        Args:
+            model_dir: folder given to `fsgan.train`.
+            settings: how to convert; None takes the defaults.
+
+        Raises:
+            FileNotFoundError: the folder holds no checkpoint.
+            ValueError: the checkpoint is damaged.
+        """
+        self.settings = settings = settings or ConvertSettings()
+        checkpoint = latest_checkpoint(model_dir)
+        if checkpoint is None:
+            raise FileNotFoundError(
+                f"no trained model in {model_dir}: give the folder that train wrote to"
+            )
+        self.checkpoint = checkpoint
+        self._generator = FaceGenerator(
+            checkpoint, DIRECTIONS[settings.direction], settings.engine
+        )
+        self._feather = feather(self._generator.resolution, settings.feather)
+        self.detector = FaceDetector(settings.min_face, settings.min_confidence)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the faces seen so far; the next frame is of another video."""
+        settings = self.settings
+        self._follower = FaceFollower(
+            self.detector, settings.smoothing, settings.search_every
+        )
+        self._colors = ColorMatcher(settings.color, settings.color_smoothing)
+
+    @classmethod
+    def of(
+        cls, model: "str | Path | FaceSwapper", settings: ConvertSettings | None
+    ) -> "FaceSwapper":
+        """Loads a model, if it is not loaded yet.
+
+        Args:
+            model: folder given to `fsgan.train`; or a swapper, which has its settings.
+            settings: how to convert; None takes the defaults, or the swapper's.
+
+        Returns:
+            The swapper.
+
+        Raises:
+            FileNotFoundError: the folder holds no checkpoint.
+            ValueError: the checkpoint is damaged, or there are two settings.
+        """
+        if not isinstance(model, FaceSwapper):
+            return cls(model, settings)
+        if settings not in (None, model.settings):
+            raise ValueError("settings are the swapper's own: give None, or a folder")
+        return model
+
+    @property
+    def resolution(self) -> int:
+        """Side of the generator's square, pixels."""
+        return self._generator.resolution
+
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        """What is remembered of known faces: set it to go on with a video."""
+        return self._colors.state
+
+    @state.setter
+    def state(self, state: dict[str, np.ndarray]) -> None:
+        self._colors.state = state
+
+    def matrix(self, face: Face) -> np.ndarray:
+        """Says where the generator's square lies.
+
+        Args:
+            face: of a frame.
+
+        Returns:
+            float64 (2, 3), pixels of the frame to pixels of the square.
+        """
+        generator = self._generator
+        return crop_matrix(face.landmarks, generator.resolution, generator.coverage)
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        """Swaps the faces in the next frame, found and followed looking back only.
+
+        Args:
+            frame: RGB uint8 (height, width, 3).
+
+        Returns:
+            The picture in the layout of the settings, RGB uint8; without a face it is
+            left as it is.
+        """
+        [(picture, _)] = self.swap([frame])
+        return picture
+
+    def swap(
+        self,
+        frames: Sequence[np.ndarray],
+        faces: Sequence[list[Face]] | None = None,
+    ) -> list[Swapped]:
+        """Swaps the faces in the next frames.
+
+        Args:
+            frames: RGB uint8 (height, width, 3), in their order in time; a handful at
+                once is faster than one by one.
+            faces: those to swap in each frame, where they are known; None finds and
+                follows them, looking back only.
+
+        Returns:
+            For each frame the picture and its new faces. Without a face it is left as
+            it is.
+        """
+        if faces is None:
+            faces = [
+                [
+                    replace(track.face, track=track.number, run=track.run)
+                    for track in self._follower.follow(frame)
+                ]
+                for frame in frames
+            ]
+        return self._compose(self._generate(self._cut((frames, faces))))
+
+    def stream(
+        self, chunks: Iterable[tuple[Sequence[np.ndarray], Sequence[list[Face]]]]
+    ) -> Iterator[tuple[list[Swapped], dict[str, np.ndarray]]]:
+        """Swaps the faces of a video; the steps overlap in threads.
+
+        Args:
+            chunks: frames and the faces in each of them, as `swap` takes them.
+
+        Yields:
+            For each chunk what `swap` returns, and the `state` after it.
+        """
+        cut = overlapped(self._cut, chunks)
+        generated = overlapped(self._generate, cut)
+        yield from overlapped(lambda work: (self._compose(work), self.state), generated)
+
+    def _cut(self, chunk: tuple[Sequence[np.ndarray], Sequence[list[Face]]]) -> _Work:
+        """Cuts the faces out, of each frame the largest last: it comes on top."""
+        frames, faces = chunk
+        if len(frames) != len(faces):
+            raise ValueError(
+                f"faces must be a list for each of {len(frames)} frames, got "
+                f"{len(faces)}"
+            )
+        faces = [sorted(of_frame, key=lambda face: face.size) for of_frame in faces]
+        crops = [
+            align(frame, self.matrix(face), self._generator.resolution)
+            for frame, of_frame in zip(frames, faces, strict=True)
+            for face in of_frame
+        ]
+        return _Work(frames, faces, crops)
+
+    def _generate(self, work: _Work) -> _Work:
+        """Adds the generated alphas and pictures."""
+        if not work.crops:
+            return work
+        alphas, pictures = self._generator(np.stack(work.crops))
+        return work._replace(alphas=alphas, pictures=pictures)
+
+    def _compose(self, work: _Work) -> list[Swapped]:
+        """Puts the generated faces into their frames."""
+        generated = zip(work.crops, work.alphas, work.pictures, strict=True)
+        results = []
+        for frame, faces in zip(work.frames, work.faces, strict=True):
+            layers = [self._layer(frame, face, *next(generated)) for face in faces]
+            results.append(Swapped(self._picture(frame, layers), layers))
+        return results
+
+    def _layer(
+        self,
+        frame: np.ndarray,
+        face: Face,
+        crop: np.ndarray,
+        alpha: np.ndarray,
+        picture: np.ndarray,
+    ) -> Layer:
+        """One generated face in its place, in the colours of the face it replaces."""
+        alpha = np.maximum(alpha, self.settings.min_alpha) * self._feather
+        matched = self._colors.match(picture, crop, alpha, face.run)
+        layer = place(matched, alpha, self.matrix(face), frame)
+        return sharpen(layer, self.settings.sharpen)
+
+    def _picture(self, frame: np.ndarray, layers: list[Layer]) -> np.ndarray:
+        """The frame with its new faces, in the layout of the settings."""
+        settings = self.settings
+        result = blend(frame, layers, settings.blend)
+        result = enhance(result, frame, settings.enhance)
+        if settings.label and layers:
+            result = draw_label(result)
+        return lay_out(frame, result, layers, settings.layout)
