@@ -23,15 +23,25 @@ BLUR_SIZES = (5, 7, 9, 11)  # length of the motion blur, pixels of the network's
 
 @dataclass(frozen=True)
 class AugmentationSettings:
-    """How much training faces are varied, and how much of a face the network sees."""
+    """How much training faces are varied, and how much of a face the network sees.
 
-    rotation: float = 10.0  # largest angle to either side, degrees
-    zoom: float = 0.1  # largest change of size, share of the size
-    shift: float = 0.05  # largest move along each axis, share of the crop's width
-    flip: float = 0.5  # probability of a mirrored face
-    color_match: float = 0.5  # probability of another face's colours
-    motion_blur: float = 0.0  # probability of a motion blur (0.25 is a good value)
-    coverage: float = 0.8  # share of the crop's width seen, in training and conversion
+    Attributes:
+        rotation: largest angle to either side, degrees.
+        zoom: largest change of size, share of the size.
+        shift: largest move along each axis, share of the crop's width.
+        flip: probability of a mirrored face.
+        color_match: probability of another face's colours.
+        motion_blur: probability of a motion blur (0.25 is a good value).
+        coverage: share of the crop's width seen, in training and conversion.
+    """
+
+    rotation: float = 10.0
+    zoom: float = 0.1
+    shift: float = 0.05
+    flip: float = 0.5
+    color_match: float = 0.5
+    motion_blur: float = 0.0
+    coverage: float = 0.8
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""

@@ -12,32 +12,53 @@ DIRECTIONS = {"AtoB": "b", "BtoA": "a"}
 
 @dataclass(frozen=True)
 class ConvertSettings:
-    """How faces are found, generated and put back, and what is written."""
+    """How faces are found, generated and put back, and what is written.
 
-    direction: str = "AtoB"  # "AtoB": B's face on footage of A; "BtoA"
-    # Looks
-    color: str = "hist_match"  # none, adain, adain_xyz, hist_match, lab
-    color_smoothing: float = 0.8  # [0, 1), share kept from the frame before
-    blend: str = "alpha"  # alpha, poisson, multiband
-    min_alpha: float = 0.0  # [0, 1], shows more of the face than the mask asks for
-    feather: float = 0.15  # width of the faded border, share of the generated square
-    sharpen: float = 0.0  # at least 0, of the generated face
-    enhance: float = 0.0  # at least 0, contrast of the result against the source
-    # Faces found
-    smoothing: float | None = 0.03  # Kalman process noise, less is smoother; None: off
-    min_face: float = 35  # pixels, smaller faces are left alone
-    min_confidence: float = 0.8  # of the detector, [0.7, 1]
-    search_every: int = 5  # frames; those between are looked at where faces were
-    # Output
-    layout: int = 1  # 1 result; 2 source, result; 3 source, result, mask
-    layers: bool = False  # faces, masks and matrices as files beside a video
-    crf: int = 18  # quality of a video, 0 best to 51
-    lossless: bool = False  # .mkv alone: every pixel as it was made
-    mark: bool = True  # the file says that it is synthetic
-    label: bool = False  # so does the picture
-    certificate: str | None = None  # PEM file to sign with; None: one of our own
-    private_key: str | None = None  # PEM file that belongs to it
-    engine: str = "auto"  # what generates, as of `fsgan.swap.inference.ENGINES`
+    Attributes:
+        direction: "AtoB" puts B's face on footage of A; or "BtoA".
+        color: none, adain, adain_xyz, hist_match, lab.
+        color_smoothing: [0, 1), share kept from the frame before.
+        blend: alpha, poisson, multiband.
+        min_alpha: [0, 1], shows more of the face than the mask asks for.
+        feather: width of the faded border, share of the generated square.
+        sharpen: at least 0, of the generated face.
+        enhance: at least 0, contrast of the result against the source.
+        smoothing: Kalman process noise, less is smoother; None: off.
+        min_face: pixels, smaller faces are left alone.
+        min_confidence: of the detector, [0.7, 1].
+        search_every: frames; those between are looked at where faces were.
+        layout: 1 result; 2 source, result; 3 source, result, mask.
+        layers: also write faces, masks and matrices as files beside a video.
+        crf: quality of a video, 0 best to 51.
+        lossless: every pixel as it was made, .mkv only.
+        mark: whether the file says that it is synthetic.
+        label: whether the picture says so, too.
+        certificate: PEM file to sign with; None: a key made for this one file.
+        private_key: PEM file that belongs to it.
+        engine: what generates, as of `fsgan.swap.inference.ENGINES`.
+    """
+
+    direction: str = "AtoB"
+    color: str = "hist_match"
+    color_smoothing: float = 0.8
+    blend: str = "alpha"
+    min_alpha: float = 0.0
+    feather: float = 0.15
+    sharpen: float = 0.0
+    enhance: float = 0.0
+    smoothing: float | None = 0.03
+    min_face: float = 35
+    min_confidence: float = 0.8
+    search_every: int = 5
+    layout: int = 1
+    layers: bool = False
+    crf: int = 18
+    lossless: bool = False
+    mark: bool = True
+    label: bool = False
+    certificate: str | None = None
+    private_key: str | None = None
+    engine: str = "auto"
 
     def __post_init__(self) -> None:
         """Checks names and ranges."""

@@ -45,21 +45,39 @@ _MAY_CHANGE = (
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How long and how a model is trained."""
+    """How long and how a model is trained.
 
-    iterations: int = 40_000  # updates in all, a resumed training counts on
-    batch_size: int = 8  # faces of A, and as many of B, in each update
-    learning_rate: float = 1e-4  # of the generator; the discriminators' is twice that
-    adversarial_loss: str = "mixup_lsgan"  # or "relativistic_avg_lsgan"
-    perceptual: str = "auto"  # with VGGFace if it is there; or "required", "off"
-    swap_decoders: bool = True  # at 80 % of the iterations, as the original does
-    updates: str = "fused"  # all at once; or "separate", as the original does
-    precision: str = "auto"  # the faster one here; or "float32", "bfloat16"
-    validation: float = 0.05  # share of the faces held out to measure the progress
-    preview_every: int = 300  # iterations between previews, each with a checkpoint
-    backup_every: int = 5_000  # iterations between checkpoints kept for good
-    keep: int = 2  # newest checkpoints kept
-    seed: int = 0  # of weights, sampling and augmentation
+    Attributes:
+        iterations: updates in all, a resumed training counts on.
+        batch_size: faces of A, and as many of B, in each update.
+        learning_rate: of the generator; the discriminators' is twice that.
+        adversarial_loss: or "relativistic_avg_lsgan".
+        perceptual: with VGGFace if it is there; or "required", "off".
+        swap_decoders: at 80 % of the iterations, as the original does.
+        updates: all at once; or "separate", as the original does.
+        precision: the faster one here; or "float32", "bfloat16".
+        validation: share of the faces held out to measure the progress.
+        preview_every: iterations between previews, each with a checkpoint.
+        backup_every: iterations between checkpoints kept for good.
+        keep: newest checkpoints kept.
+        seed: of weights, sampling and augmentation.
+        augmentation: how the faces are varied.
+        losses: how much each loss counts.
+    """
+
+    iterations: int = 40_000
+    batch_size: int = 8
+    learning_rate: float = 1e-4
+    adversarial_loss: str = "mixup_lsgan"
+    perceptual: str = "auto"
+    swap_decoders: bool = True
+    updates: str = "fused"
+    precision: str = "auto"
+    validation: float = 0.05
+    preview_every: int = 300
+    backup_every: int = 5_000
+    keep: int = 2
+    seed: int = 0
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     losses: LossWeights = field(default_factory=LossWeights)
 
