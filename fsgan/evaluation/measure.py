@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from fsgan.evaluation.comparison import Comparison
 from fsgan.evaluation.faces import evenly
 from fsgan.faces.tracks import FollowedFaces
-from fsgan.media.pipeline import in_background
+from fsgan.media.prefetch import prefetch
 from fsgan.media.reader import Frame, probe, read_frames, time_limits
 from fsgan.swap.swapper import FaceSwapper
 
@@ -142,8 +142,8 @@ def _pairs(
     """The frames of both videos in step, decoded ahead."""
     source, swapped = videos
     return in_step(
-        in_background(read_frames(source, *part), ahead=4),
-        in_background(read_frames(swapped), ahead=4),
+        prefetch(read_frames(source, *part), ahead=4),
+        prefetch(read_frames(swapped), ahead=4),
         time_limits(*part)[0],
         1 / (2 * probe(source).fps),
     )

@@ -15,7 +15,7 @@ from fsgan.faces.geometry import Face, align, crop_matrix
 from fsgan.faces.tracking import CutDetector, FaceTracker, Track, smooth
 from fsgan.media.image_sequence import ImageSequence, is_sequence
 from fsgan.media.images import contact_sheet, read_image, write_beside, write_image
-from fsgan.media.pipeline import in_background
+from fsgan.media.prefetch import prefetch
 from fsgan.media.reader import VideoInfo, probe, read_frames
 
 log = logging.getLogger(__name__)
@@ -283,7 +283,7 @@ def _search(
     found = bytearray()
     seconds = min(end or np.inf, info.duration) - start
     frames = max(1, round(info.frame_count * seconds / info.duration))
-    stream = in_background(read_frames(info.path, start, end, fps), ahead=4)
+    stream = prefetch(read_frames(info.path, start, end, fps), ahead=4)
     for frame in tqdm(stream, "find faces", frames, unit="frame"):
         for track in follower.follow(frame.image):
             face = track.found

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from fsgan.faces.geometry import Face
 from fsgan.faces.tracks import FollowedFaces, fingerprint
-from fsgan.media.pipeline import in_background
+from fsgan.media.prefetch import prefetch
 from fsgan.media.provenance import video_metadata
 from fsgan.media.reader import Frame, VideoInfo, read_frames
 from fsgan.media.segments import ResumableWriter
@@ -125,7 +125,7 @@ class SecondPass:
         size = int(np.clip(CHUNK_BYTES / frame_bytes, 1, CHUNK_FRAMES))
         frames = islice(self._frames_with_faces(), done, None)
         chunks = iter(lambda: list(islice(frames, size)), [])
-        for chunk in in_background(chunks):
+        for chunk in prefetch(chunks):
             waiting.append([frame for frame, _ in chunk])
             yield [frame.image for frame, _ in chunk], [faces for _, faces in chunk]
 

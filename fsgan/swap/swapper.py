@@ -10,7 +10,7 @@ import numpy as np
 from fsgan.faces.detector import FaceDetector
 from fsgan.faces.geometry import Face, align, crop_matrix
 from fsgan.faces.tracks import FaceFollower
-from fsgan.media.pipeline import overlapped
+from fsgan.media.prefetch import prefetch_map
 from fsgan.media.provenance import draw_label
 from fsgan.models.checkpoint import latest_checkpoint
 from fsgan.swap.color import ColorMatcher
@@ -199,9 +199,11 @@ class FaceSwapper:
         Yields:
             For each chunk what `swap` returns, and the `state` after it.
         """
-        cut = overlapped(self._cut, chunks)
-        generated = overlapped(self._generate, cut)
-        yield from overlapped(lambda work: (self._compose(work), self.state), generated)
+        cut = prefetch_map(self._cut, chunks)
+        generated = prefetch_map(self._generate, cut)
+        yield from prefetch_map(
+            lambda work: (self._compose(work), self.state), generated
+        )
 
     def _cut(self, chunk: tuple[Sequence[np.ndarray], Sequence[list[Face]]]) -> _Work:
         """Cuts the faces out, of each frame the largest last: it comes on top."""

@@ -6,7 +6,7 @@ from itertools import count
 
 import pytest
 
-from fsgan.media.pipeline import in_background, overlapped
+from fsgan.media.prefetch import prefetch, prefetch_map
 
 
 @pytest.mark.parametrize("ahead", [1, 3])
@@ -16,14 +16,14 @@ def test_results_come_in_the_order_of_the_items(ahead, length):
         time.sleep(0.002 if item < 3 else 0)
         return item * item
 
-    results = overlapped(slower_at_first, range(length), ahead)
+    results = prefetch_map(slower_at_first, range(length), ahead)
     assert list(results) == [item * item for item in range(length)]
 
 
 def test_background_items_come_in_their_order():
-    assert list(in_background(iter("frames"))) == list("frames")
-    assert list(in_background([])) == []
-    assert list(in_background([None, None])) == [None, None]
+    assert list(prefetch(iter("frames"))) == list("frames")
+    assert list(prefetch([])) == []
+    assert list(prefetch([None, None])) == [None, None]
 
 
 def test_stages_and_their_user_work_at_the_same_time():
@@ -33,8 +33,8 @@ def test_stages_and_their_user_work_at_the_same_time():
         begun[number][item].set()
         return item
 
-    first = overlapped(partial(stage, 0), range(4))
-    second = overlapped(partial(stage, 1), first)
+    first = prefetch_map(partial(stage, 0), range(4))
+    second = prefetch_map(partial(stage, 1), first)
     assert next(second) == 0
     # The user is still at 0.
     assert begun[1][1].wait(10)
@@ -50,7 +50,7 @@ def test_no_more_is_taken_than_was_asked_for():
             taken.append(item)
             yield item
 
-    with closing(overlapped(str, items(), ahead=2)) as results:
+    with closing(prefetch_map(str, items(), ahead=2)) as results:
         assert next(results) == "0"
         assert taken == [0, 1, 2]
         assert next(results) == "1"
@@ -58,7 +58,7 @@ def test_no_more_is_taken_than_was_asked_for():
 
 
 def test_an_error_is_raised_where_its_result_would_be():
-    results = overlapped(lambda item: 1 / (2 - item), range(5))
+    results = prefetch_map(lambda item: 1 / (2 - item), range(5))
     assert [next(results), next(results)] == [0.5, 1]
     with pytest.raises(ZeroDivisionError):
         next(results)
@@ -69,7 +69,7 @@ def test_an_error_of_the_items_is_raised_where_the_item_would_be():
         yield "first"
         raise OSError("disk gone")
 
-    background = in_background(items())
+    background = prefetch(items())
     assert next(background) == "first"
     with pytest.raises(OSError, match="disk gone"):
         next(background)
@@ -77,8 +77,8 @@ def test_an_error_of_the_items_is_raised_where_the_item_would_be():
 
 def test_closing_ends_the_threads():
     before = threading.active_count()
-    background = in_background(count())
-    results = overlapped(str, background)
+    background = prefetch(count())
+    results = prefetch_map(str, background)
     assert next(results) == "0"
     assert threading.active_count() == before + 2
     results.close()

@@ -1,9 +1,9 @@
 """Stages that work at the same time, each in a thread of its own, in order.
 
-OpenCV, FFmpeg and the networks work beside the interpreter, so that threads suffice::
+OpenCV, FFmpeg and the networks release the interpreter's lock, so threads suffice::
 
-    frames = in_background(read_frames("a.mp4"))
-    for result in overlapped(compose, overlapped(generate, frames)):
+    frames = prefetch(read_frames("a.mp4"))
+    for result in prefetch_map(compose, prefetch_map(generate, frames)):
         ...                                # while the next ones are being made
 """
 
@@ -18,19 +18,19 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def overlapped(
+def prefetch_map(
     function: Callable[[Item], Result], items: Iterable[Item], ahead: int = 1
 ) -> Iterator[Result]:
-    """Calls a function on each item, in a thread, ahead of whoever wants the results.
+    """Call a function on each item in a background thread.
 
     Args:
         function: called on one item after the other, never on two at a time.
-        items: they are taken in the thread of whoever wants the results.
-        ahead: results made in advance, at least 1.
+        items: taken in the thread of the consumer.
+        ahead: results computed in advance, at least 1.
 
     Yields:
         The results, in the order of the items. An exception of the function is raised
-        where its result would be. No call is under way any more once it is closed.
+        where its result would be. Once closed, no call is running any more.
     """
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(1) as thread:
@@ -46,18 +46,20 @@ def overlapped(
                 future.cancel()
 
 
-def in_background(items: Iterable[Item], ahead: int = 1) -> Iterator[Item]:
-    """Takes items in a thread, ahead of whoever wants them.
+def prefetch(items: Iterable[Item], ahead: int = 1) -> Iterator[Item]:
+    """Take items from an iterable in a background thread.
 
     Args:
         items: for example frames, which take time to decode.
         ahead: items taken in advance, at least 1.
 
     Yields:
-        The items, in their order. Once it is closed nothing is taken any more.
+        The items, in their order. Once closed, nothing is taken any more.
     """
+    # The package prefetch_generator cannot be closed: its thread would stay blocked,
+    # with the video open, for as long as the program runs.
     iterator, end = iter(items), object()
-    taken = overlapped(lambda _: next(iterator, end), repeat(None), ahead)
+    taken = prefetch_map(lambda _: next(iterator, end), repeat(None), ahead)
     with closing(taken):
         for item in taken:
             if item is end:
