@@ -7,7 +7,7 @@ from fsgan.data.extract import extract_faces, make_eye_masks
 from fsgan.data.sample import make_sample_clips
 from fsgan.models.networks import ModelConfig
 from fsgan.swap.convert import convert_video
-from fsgan.swap.convert_settings import ConvertSettings
+from fsgan.swap.swapper import ConvertSettings
 from fsgan.training.losses import LossWeights
 from fsgan.training.train import TrainSettings, train
 

@@ -48,7 +48,7 @@ from fsgan.media.writer import VideoWriter
 from fsgan.models.checkpoint import latest_checkpoint, load_generator, save_checkpoint
 from fsgan.swap.color import match_colors
 from fsgan.swap.compositing import feather
-from fsgan.swap.inference import FaceGenerator
+from fsgan.swap.generator import FaceGenerator
 from fsgan.training.gan import FaceSwapGAN
 from fsgan.training.objective import PhaseTerms
 

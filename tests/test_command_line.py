@@ -25,7 +25,7 @@ def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("fsgan.swap.inference.fastest_precision", lambda: "float32")
+        patch.setattr("fsgan.swap.generator.fastest_precision", lambda: "float32")
         assert fsgan("sample . --seconds 0.4 --size [320,180]") == 0
         assert fsgan("extract a.mp4 faces/a --every 1") == 0
         assert fsgan("extract b.mp4 faces/b --every 1") == 0

@@ -34,7 +34,7 @@ FRAMES = 12
 def _plain_engine():
     """No trial of which engine is good: that takes a second for each swapper."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fsgan.swap.inference.fastest_precision", lambda: "float32")
+        patch.setattr("fsgan.swap.generator.fastest_precision", lambda: "float32")
         yield
 
 
@@ -590,9 +590,9 @@ def test_a_killed_conversion_goes_on_and_is_the_same(
     """Killed in the second pass, with some parts finished; ended in this process."""
     code = """if True:
         import os, signal, sys, time
-        import fsgan.swap.second_pass
+        import fsgan.swap.render
         from fsgan.swap.swapper import FaceSwapper
-        fsgan.swap.second_pass.PART_FRAMES = fsgan.swap.second_pass.CHUNK_FRAMES = 2
+        fsgan.swap.render.PART_FRAMES = fsgan.swap.render.CHUNK_FRAMES = 2
         compose, calls = FaceSwapper._compose, 0
         def killed_at_the_fifth(self, work):
             global calls
@@ -610,8 +610,8 @@ def test_a_killed_conversion_goes_on_and_is_the_same(
     assert subprocess.run(command, check=False).returncode == -9
     assert not out.exists()
     assert len(list((out.parent / ".swap.mp4.parts").glob("*.npz"))) >= 2
-    monkeypatch.setattr("fsgan.swap.second_pass.PART_FRAMES", 2)
-    monkeypatch.setattr("fsgan.swap.second_pass.CHUNK_FRAMES", 2)
+    monkeypatch.setattr("fsgan.swap.render.PART_FRAMES", 2)
+    monkeypatch.setattr("fsgan.swap.render.CHUNK_FRAMES", 2)
     swapper = FaceSwapper(model_dir, ConvertSettings(engine="float32"))
     composed, compose = [], swapper._compose
     monkeypatch.setattr(
@@ -640,7 +640,7 @@ def test_a_damaged_frame_is_left_as_it_is_and_counted(
         for frame in read_frames(*arguments):
             yield replace(frame, damaged=frame.index == 3)
 
-    monkeypatch.setattr("fsgan.swap.second_pass.read_frames", one_damaged)
+    monkeypatch.setattr("fsgan.swap.render.read_frames", one_damaged)
     settings = ConvertSettings(lossless=True)
     result = convert_video(clip, tmp_path / "swap.mkv", model_dir, settings)
     assert (result.frames_damaged, result.frames_with_face) == (1, FRAMES - 2)

@@ -37,7 +37,7 @@ def reports():
     """
     asked_for = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fsgan.swap.inference.fastest_precision", lambda: "float32")
+        patch.setattr("fsgan.swap.generator.fastest_precision", lambda: "float32")
         patch.setattr(
             "fsgan.evaluation.report.write_report", lambda *args: asked_for.append(args)
         )

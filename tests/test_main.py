@@ -14,7 +14,7 @@ from fsgan.media import images
 from fsgan.media.certificates import certificate_path
 from fsgan.media.content_credentials import sign
 from fsgan.media.provenance import image_xmp
-from fsgan.swap.convert_many import ConvertedFiles
+from fsgan.swap.convert import ConvertedFiles
 
 GRAY = np.full((16, 24, 3), 128, np.uint8)
 
@@ -154,7 +154,7 @@ def test_files_that_failed_give_status_1(monkeypatch, capsys):
         """Fails."""
         return ConvertedFiles({}, {Path(sources, "a.mp4"): "no video"})
 
-    monkeypatch.setattr("fsgan.swap.convert_many.convert_videos", convert)
+    monkeypatch.setattr("fsgan.swap.convert.convert_videos", convert)
     assert main(["convert-videos", "videos", "out"]) == 1
     assert capsys.readouterr().out == "a.mp4  FAILED: no video\n"
 

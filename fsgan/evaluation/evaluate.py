@@ -43,8 +43,7 @@ from fsgan.faces.descriptors import load_descriptor
 from fsgan.faces.tracks import FollowedFaces, follow_faces
 from fsgan.media.provenance import sidecar_path
 from fsgan.media.reader import VideoInfo, probe
-from fsgan.swap.convert_settings import DIRECTIONS, ConvertSettings
-from fsgan.swap.swapper import FaceSwapper
+from fsgan.swap.swapper import DIRECTIONS, ConvertSettings, FaceSwapper
 
 REPORT = "report.json"
 

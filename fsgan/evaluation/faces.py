@@ -19,7 +19,7 @@ from fsgan.media.images import list_images, read_image
 from fsgan.models.checkpoint import read_settings
 from fsgan.models.vggface import FILE, load_vggface
 from fsgan.models.weights import find_weights
-from fsgan.swap.inference import FaceGenerator
+from fsgan.swap.generator import FaceGenerator
 
 CHOSEN = 64
 """Faces of each person, and frames, whose identity is compared."""

@@ -8,7 +8,7 @@ from PIL import Image
 from fsgan.faces.geometry import align, crop_matrix, transform_points
 from fsgan.media.provenance import SOURCE_TYPE, read_marks
 from fsgan.swap.compositing import Layer, blend, place
-from fsgan.swap.layer_files import (
+from fsgan.swap.render import (
     FrameFaces,
     LayerFiles,
     PlacedFace,

@@ -12,8 +12,9 @@ from skimage.data import astronaut
 
 from fsgan.models.checkpoint import load_generator, save_checkpoint
 from fsgan.models.networks import ModelConfig
-from fsgan.swap import inference
-from fsgan.swap.inference import ENGINES, FaceGenerator, FewChannelConv2D
+from fsgan.swap import generator as module
+from fsgan.swap.generator import FaceGenerator, FewChannelConv2D, SelfAttention
+from fsgan.swap.swapper import ENGINES
 from fsgan.training.gan import FaceSwapGAN
 
 BACKENDS = [b for b in ("tensorflow", "jax", "torch") if find_spec(b)]
@@ -24,7 +25,8 @@ from pathlib import Path
 import keras
 import numpy as np
 from fsgan.models.checkpoint import load_generator
-from fsgan.swap.inference import ENGINES, FaceGenerator
+from fsgan.swap.generator import FaceGenerator
+from fsgan.swap.swapper import ENGINES
 
 checkpoint, faces = Path(sys.argv[1]), np.load(sys.argv[2])
 exact = load_generator(checkpoint, "a").predict_on_batch(faces / np.float32(127.5) - 1)
@@ -45,7 +47,7 @@ def checkpoint(tmp_path_factory):
     gan = FaceSwapGAN(ModelConfig(64, "lite", discriminators=False, latent=64))
     for network in gan.networks.values():
         for layer in network.layers:
-            if isinstance(layer, inference.SelfAttention):
+            if isinstance(layer, SelfAttention):
                 layer.scale.gamma.assign([0.05])
     return save_checkpoint(
         tmp_path_factory.mktemp("model"), gan, {"coverage": 0.75}, 1, 5000
@@ -120,20 +122,20 @@ def test_every_engine_agrees_with_keras_on(backend, checkpoint, faces, tmp_path)
 def test_auto_takes_bfloat16_only_where_the_faces_stay_the_same(
     error, engine, checkpoint, monkeypatch
 ):
-    monkeypatch.setattr(inference, "fastest_precision", lambda: "bfloat16")
-    monkeypatch.setattr(inference, "_error", lambda *_: error)
+    monkeypatch.setattr(module, "fastest_precision", lambda: "bfloat16")
+    monkeypatch.setattr(module, "_error", lambda *_: error)
     assert FaceGenerator(checkpoint, "a").engine == engine
 
 
 def test_auto_is_float32_where_bfloat16_is_slow(checkpoint, monkeypatch):
-    monkeypatch.setattr(inference, "fastest_precision", lambda: "float32")
+    monkeypatch.setattr(module, "fastest_precision", lambda: "float32")
     assert FaceGenerator(checkpoint, "a").engine == "float32"
 
 
 def test_the_largest_difference_counts_alpha_and_rgb_by_their_ranges():
     zeros = np.zeros((1, 2, 2, 1)), np.zeros((1, 2, 2, 3))
-    assert inference._error(zeros, (zeros[0] + 0.1, zeros[1])) == pytest.approx(25.5)
-    assert inference._error(zeros, (zeros[0], zeros[1] - 0.1)) == pytest.approx(12.75)
+    assert module._error(zeros, (zeros[0] + 0.1, zeros[1])) == pytest.approx(25.5)
+    assert module._error(zeros, (zeros[0], zeros[1] - 0.1)) == pytest.approx(12.75)
 
 
 def test_a_convolution_by_rows_is_the_convolution():
@@ -200,7 +202,7 @@ def test_faces_of_another_size_or_dtype_are_refused(wrong, float32):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("a", "fastest"), "engine must be one of .* got 'fastest'"),
+        (("a", "fastest"), "engine must be 'auto' or one of .* got 'fastest'"),
         (("c",), "person must be 'a' or 'b', got 'c'"),
         (("a", "auto", 0), "batch_size must be at least 1, got 0"),
     ],

@@ -16,7 +16,6 @@ from fsgan.training.hardware import fastest_precision, renamed_out_of_memory
 
 log = logging.getLogger(__name__)
 
-ENGINES = ("auto", "bfloat16", "mixed", "float32", "keras")
 # Of 255: half of what is allowed, as the faces to come are not those of the check.
 _TOLERANCE = 1.0
 _BFLOAT16 = "mixed_bfloat16"  # the weights stay float32
@@ -55,8 +54,6 @@ class FaceGenerator:
         Raises:
             ValueError: the checkpoint is damaged or an argument is none of these.
         """
-        if engine not in ENGINES:
-            raise ValueError(f"engine must be one of {ENGINES}, got {engine!r}")
         if person not in ("a", "b"):
             raise ValueError(f"person must be 'a' or 'b', got {person!r}")
         if batch_size < 1:
@@ -204,15 +201,20 @@ def _scaled(faces: np.ndarray) -> np.ndarray:
 
 def _rebuild(network: keras.Model, engine: str) -> keras.Model:
     """The same network; layers that suit the engine replace some, others are shared."""
-    if engine == "keras":
-        return network
     convolutions = [x for x in network.layers if isinstance(x, keras.layers.Conv2D)]
     in_bfloat16 = {
+        "keras": [],
         "float32": [],
         "mixed": [max(convolutions, key=lambda layer: layer.count_params())],
         # Not the bare operations between the layers.
         "bfloat16": [x for x in network.layers if isinstance(x, keras.layers.Layer)],
-    }[engine]
+    }
+    if engine not in in_bfloat16:
+        raise ValueError(
+            f"engine must be 'auto' or one of {tuple(in_bfloat16)}, got {engine!r}"
+        )
+    if engine == "keras":
+        return network
     replaced = []
 
     def rebuild(layer):
@@ -221,7 +223,7 @@ def _rebuild(network: keras.Model, engine: str) -> keras.Model:
             kind = FewChannelConv2D
         elif engine == "mixed" and kind is SelfAttention:
             kind = FastValueAttention
-        elif layer in in_bfloat16:
+        elif layer in in_bfloat16[engine]:
             config["dtype"] = _BFLOAT16
         if kind is type(layer) and config == layer.get_config():
             return layer
