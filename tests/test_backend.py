@@ -17,7 +17,12 @@ from keras import ops
 
 from fsgan.data.dataset import Batch, Samples
 from fsgan.models.networks import ModelConfig
-from fsgan.training.backend import compile_step, minimize, uninterrupted
+from fsgan.training.backend import (
+    compile_step,
+    explained_out_of_memory,
+    minimize,
+    uninterrupted,
+)
 from fsgan.training.gan import FaceSwapGAN, PhaseTerms
 from fsgan.training.losses import LossWeights
 
@@ -329,3 +334,11 @@ if __name__ == "__main__":
     # Gradients that are missing, buffers that JAX was given and could not use.
     warnings.simplefilter("error", UserWarning)
     print(json.dumps(globals()[sys.argv[1]]()))
+
+
+def test_running_out_of_memory_says_what_to_try():
+    with (
+        pytest.raises(MemoryError, match="batch_size=4 and resolution=64: try a small"),
+        explained_out_of_memory(4, 64),
+    ):
+        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")

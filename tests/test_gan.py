@@ -6,9 +6,10 @@ import pytest
 
 from fsgan.data.dataset import Batch, Samples
 from fsgan.models.networks import ModelConfig
+from fsgan.models.precision import computing_in
 from fsgan.models.vggface import preprocess
 from fsgan.training import losses
-from fsgan.training.gan import FaceSwapGAN, computing_in
+from fsgan.training.gan import FaceSwapGAN
 from fsgan.training.objective import PhaseTerms
 from fsgan.training.presets import PRESETS, preset
 

@@ -12,7 +12,7 @@ from skimage.transform import resize
 
 from fsgan.models.checkpoint import load_generator, read_settings
 from fsgan.models.layers import SelfAttention
-from fsgan.training.hardware import fastest_precision, renamed_out_of_memory
+from fsgan.models.precision import fastest_precision, renamed_out_of_memory
 
 log = logging.getLogger(__name__)
 

@@ -16,6 +16,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from fsgan.models.precision import renamed_out_of_memory
+
 Tensor = keras.KerasTensor
 LossFunction = Callable[[], tuple[Tensor, dict[str, Tensor]]]
 Step = Callable[..., dict[str, Tensor]]
@@ -254,3 +256,25 @@ _COMPILE = {
     "jax": _compile_jax,
     "torch": _compile_torch,
 }
+
+
+@contextmanager
+def explained_out_of_memory(batch_size: int, resolution: int) -> Iterator[None]:
+    """Says what to try where the memory does not suffice.
+
+    Args:
+        batch_size: faces of each person in an update.
+        resolution: side of the network's images, pixels.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        MemoryError: the block ran out of the memory of the machine or graphics card.
+    """
+    with renamed_out_of_memory(
+        f"out of memory at batch_size={batch_size} and resolution={resolution}: "
+        "try a smaller batch_size, then capacity='lite', attention=False or a "
+        "smaller resolution in the model; the last checkpoint is good"
+    ):
+        yield

@@ -15,6 +15,7 @@ from fsgan.models.networks import (
     build_discriminator,
     build_encoder,
 )
+from fsgan.models.precision import computing_in
 from fsgan.training.backend import compile_step, minimize, uninterrupted
 from fsgan.training.losses import LossWeights
 from fsgan.training.objective import ADVERSARIAL_LOSSES, Objective, PhaseTerms, Side
@@ -272,29 +273,6 @@ class FaceSwapGAN:
         if self.vggface:
             owners.append(self.vggface)
         return [variable for owner in owners for variable in owner.variables]
-
-
-@contextmanager
-def computing_in(precision: str) -> Iterator[None]:
-    """Builds networks that compute in a precision; their weights are float32.
-
-    Args:
-        precision: "float32" or "bfloat16".
-
-    Yields:
-        Nothing.
-
-    Raises:
-        ValueError: the precision is neither.
-    """
-    policies = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-    _check("precision", precision, policies)
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policies[precision])
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 @contextmanager

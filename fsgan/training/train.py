@@ -22,9 +22,10 @@ from fsgan.models.checkpoint import (
     transfer_weights,
 )
 from fsgan.models.networks import ModelConfig
+from fsgan.models.precision import computing_in, fastest_precision
 from fsgan.models.vggface import perceptual_features
-from fsgan.training.gan import FaceSwapGAN, computing_in
-from fsgan.training.hardware import explained_out_of_memory, fastest_precision
+from fsgan.training.backend import explained_out_of_memory
+from fsgan.training.gan import FaceSwapGAN
 from fsgan.training.losses import LossWeights
 from fsgan.training.monitor import TrainingLog
 from fsgan.training.objective import PhaseTerms

@@ -1,0 +1,95 @@
+"""What the networks compute in, and what running out of memory is called."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import keras
+
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+"""Precision -> Keras' dtype policy; weights are float32 in either."""
+
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
+_SIGNS_OF_NO_MEMORY = (
+    "resource_exhausted",
+    "out of memory",
+    "oom when",
+    "can't allocate",
+)
+
+
+@contextmanager
+def computing_in(precision: str) -> Iterator[None]:
+    """Builds networks that compute in a precision; their weights are float32.
+
+    Args:
+        precision: "float32" or "bfloat16".
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ValueError: The precision is neither.
+    """
+    if precision not in POLICIES:
+        choices = " or ".join(map(repr, POLICIES))
+        raise ValueError(f"precision must be {choices}, got {precision!r}")
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(POLICIES[precision])
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def fastest_precision() -> str:
+    """Tells which precision is faster on this machine.
+
+    Processors with bfloat16 instructions are faster with it on TensorFlow and PyTorch;
+    all others emulate it slowly.
+
+    Returns:
+        "bfloat16" or "float32".
+    """
+    if keras.backend.backend() == "jax" or not _has_bfloat16() or _has_graphics_card():
+        return "float32"
+    return "bfloat16"
+
+
+@contextmanager
+def renamed_out_of_memory(message: str) -> Iterator[None]:
+    """Gives every backend's way of running out of memory one name.
+
+    Args:
+        message: One sentence for the user.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        MemoryError: The block ran out of the memory of the machine or graphics card.
+    """
+    try:
+        yield
+    # Each backend has its own class for it, without a common ancestor but this.
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}".lower()
+        if not any(sign in text for sign in _SIGNS_OF_NO_MEMORY):
+            raise
+        raise MemoryError(message) from error
+
+
+def _has_bfloat16() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
+    return not _BFLOAT16_FLAGS.isdisjoint(flags)
+
+
+def _has_graphics_card() -> bool:
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.cuda.is_available()
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
