@@ -3,6 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TENSORFLOW ?= tensorflow-cpu
 BIN := .venv/bin
+WORKERS ?= 2
 INSTALLED := .venv/.installed-$(TENSORFLOW)
 OPTIONAL := .venv/.installed-optional
 NOTEBOOKS := $(wildcard notebooks/*.ipynb colab/*.ipynb)
@@ -10,11 +11,11 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb colab/*.ipynb)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 DEMO := 01_extract_faces 02_make_eye_masks 03_train_gan 04_convert_video 05_evaluate
 
-.PHONY: setup demo notebooks test check format bench clean help
+.PHONY: setup demo notebooks test test-fast check format bench clean help
 .DEFAULT_GOAL := help
 
 help: ## Say what can be made.
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 	@echo
 	@echo 'With an NVIDIA card: make setup TENSORFLOW=gpu'
 
@@ -50,8 +51,11 @@ $(OPTIONAL): $(INSTALLED)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[landmarks,provenance,identity]'
 	@touch $@
 
-test: $(OPTIONAL) ## Run the tests.
-	$(BIN)/python -m pytest
+test: $(OPTIONAL) ## Run the tests, two files at a time.
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+test-fast: $(OPTIONAL) ## Run the quick tests only, in a minute or so.
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 check: $(INSTALLED) ## Check style, format, imports and that no notebook has outputs.
 	$(BIN)/ruff check .

@@ -3,6 +3,9 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Tests run side by side: a thread each, and the same sums on every machine.
+for threads in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+    os.environ.setdefault(threads, "1")
 os.environ["FSGAN_OFFLINE"] = "1"  # no test waits for a download
 import numpy as np
 import pytest

@@ -1,3 +1,4 @@
+import inspect
 import re
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+import fsgan
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -112,4 +115,68 @@ def test_the_conda_environment_installs_this_project_with_the_tested_pins():
 @pytest.mark.parametrize("heavy", ["tensorflow", "keras", "torch", "cv2", "av"])
 def test_importing_the_package_does_not_start(heavy):
     code = f"import sys, fsgan; assert {heavy!r} not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+# The names that README promises, and arguments that may not vanish.
+PUBLIC = {
+    "AugmentationSettings": "rotation zoom shift flip color_match motion_blur",
+    "ConvertSettings": "direction color color_smoothing blend min_alpha feather sharpen "
+    "enhance smoothing min_face min_confidence search_every layout layers crf lossless "
+    "mark label certificate private_key engine",
+    "DoctorSettings": "blur min_confidence min_size near_duplicate",
+    "FaceSwapper": "model_dir settings",
+    "LossWeights": "adversarial reconstruction eyes edge perceptual cyclic sparsity hinge "
+    "total_variation",
+    "ModelConfig": "resolution capacity norm attention mask discriminators people latent",
+    "TrainSettings": "iterations batch_size learning_rate adversarial_loss perceptual "
+    "swap_decoders updates precision validation preview_every backup_every keep seed "
+    "augmentation losses",
+    "compare": "source swapped",
+    "convert_image": "source out model settings only overwrite",
+    "convert_images": "sources out_dir model settings only overwrite",
+    "convert_video": "source out model settings only faces start end fps overwrite",
+    "convert_videos": "sources out_dir model settings only suffix overwrite",
+    "curate": "source out_dir every min_face min_confidence min_group threshold",
+    "evaluate": "source swapped faces_a faces_b out_dir direction model distractors "
+    "tracks start end",
+    "examine_faces": "faces_a faces_b settings apply out",
+    "extract_faces": "source out_dir every min_face min_confidence seconds most",
+    "follow_faces": "source out min_face min_confidence smoothing search_every start end "
+    "fps",
+    "import_legacy": "weights_dir model_dir norm coverage",
+    "make_eye_masks": "faces_dir masks_dir method",
+    "make_sample_clips": "folder seconds",
+    "make_timelapse": "model_dir out fps",
+    "plot_training": "model_dir",
+    "preset": "name resolution capacity",
+    "read_losses": "model_dir",
+    "read_validation": "model_dir",
+    "restore_faces": "faces_dir",
+    "train": "faces_a faces_b model_dir masks_a masks_b model settings resume start_from "
+    "transfer on_preview",
+    "verify": "path",
+    "worst_stretches": "evaluation seconds",
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_name_takes_the_arguments_it_took(name):
+    taken = inspect.signature(getattr(fsgan, name)).parameters
+    assert set(PUBLIC[name].split()) <= set(taken)
+
+
+def test_the_package_is_small():
+    modules = list((ROOT / "fsgan").rglob("*.py"))
+    lines = sum(len(path.read_text().splitlines()) for path in modules)
+    assert len(modules) <= 50
+    assert lines <= 11_000
+
+
+def test_converting_loads_neither_training_nor_keras():
+    code = (
+        "import sys, fsgan.swap.convert; "
+        "assert not [m for m in sys.modules if m.startswith('fsgan.training')]; "
+        "assert 'keras' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
