@@ -119,45 +119,48 @@ def test_importing_the_package_does_not_start(heavy):
 
 
 # The names that README promises, and arguments that may not vanish.
-PUBLIC = {
-    "AugmentationSettings": "rotation zoom shift flip color_match motion_blur",
-    "ConvertSettings": "direction color color_smoothing blend min_alpha feather sharpen "
-    "enhance smoothing min_face min_confidence search_every layout layers crf lossless "
-    "mark label certificate private_key engine",
-    "DoctorSettings": "blur min_confidence min_size near_duplicate",
-    "FaceSwapper": "model_dir settings",
-    "LossWeights": "adversarial reconstruction eyes edge perceptual cyclic sparsity hinge "
-    "total_variation",
-    "ModelConfig": "resolution capacity norm attention mask discriminators people latent",
-    "TrainSettings": "iterations batch_size learning_rate adversarial_loss perceptual "
-    "swap_decoders updates precision validation preview_every backup_every keep seed "
-    "augmentation losses",
-    "compare": "source swapped",
-    "convert_image": "source out model settings only overwrite",
-    "convert_images": "sources out_dir model settings only overwrite",
-    "convert_video": "source out model settings only faces start end fps overwrite",
-    "convert_videos": "sources out_dir model settings only suffix overwrite",
-    "curate": "source out_dir every min_face min_confidence min_group threshold",
-    "evaluate": "source swapped faces_a faces_b out_dir direction model distractors "
-    "tracks start end",
-    "examine_faces": "faces_a faces_b settings apply out",
-    "extract_faces": "source out_dir every min_face min_confidence seconds most",
-    "follow_faces": "source out min_face min_confidence smoothing search_every start end "
-    "fps",
-    "import_legacy": "weights_dir model_dir norm coverage",
-    "make_eye_masks": "faces_dir masks_dir method",
-    "make_sample_clips": "folder seconds",
-    "make_timelapse": "model_dir out fps",
-    "plot_training": "model_dir",
-    "preset": "name resolution capacity",
-    "read_losses": "model_dir",
-    "read_validation": "model_dir",
-    "restore_faces": "faces_dir",
-    "train": "faces_a faces_b model_dir masks_a masks_b model settings resume start_from "
-    "transfer on_preview",
-    "verify": "path",
-    "worst_stretches": "evaluation seconds",
-}
+PUBLIC = """
+AugmentationSettings: rotation zoom shift flip color_match motion_blur
+ConvertSettings: direction color color_smoothing blend min_alpha feather sharpen
+    enhance smoothing min_face min_confidence search_every layout layers crf
+    lossless mark label certificate private_key engine
+DoctorSettings: blur min_confidence min_size near_duplicate
+FaceSwapper: model_dir settings
+LossWeights: adversarial reconstruction eyes edge perceptual cyclic sparsity hinge
+    total_variation
+ModelConfig: resolution capacity norm attention mask discriminators people latent
+TrainSettings: iterations batch_size learning_rate adversarial_loss perceptual
+    swap_decoders updates precision validation preview_every backup_every keep seed
+    augmentation losses
+compare: source swapped
+convert_image: source out model settings only overwrite
+convert_images: sources out_dir model settings only overwrite
+convert_video: source out model settings only faces start end fps overwrite
+convert_videos: sources out_dir model settings only suffix overwrite
+curate: source out_dir every min_face min_confidence min_group threshold
+evaluate: source swapped faces_a faces_b out_dir direction model distractors tracks
+    start end
+examine_faces: faces_a faces_b settings apply out
+extract_faces: source out_dir every min_face min_confidence seconds most
+follow_faces: source out min_face min_confidence smoothing search_every start end
+    fps
+import_legacy: weights_dir model_dir norm coverage
+make_eye_masks: faces_dir masks_dir method
+make_sample_clips: folder seconds
+make_timelapse: model_dir out fps
+plot_training: model_dir
+preset: name resolution capacity
+read_losses: model_dir
+read_validation: model_dir
+restore_faces: faces_dir
+train: faces_a faces_b model_dir masks_a masks_b model settings resume start_from
+    transfer on_preview
+verify: path
+worst_stretches: evaluation seconds
+"""
+PUBLIC = dict(
+    line.split(": ", 1) for line in PUBLIC.replace("\n    ", " ").strip().splitlines()
+)
 
 
 @pytest.mark.parametrize("name", PUBLIC)
