@@ -40,7 +40,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "evaluation.player": ["compare"],
         "evaluation.record": ["worst_stretches"],
         "faces.tracks": ["follow_faces"],
-        "media.verification": ["verify"],
+        "media.provenance": ["verify"],
         "models.legacy": ["import_legacy"],
         "models.networks": ["ModelConfig"],
         "swap.convert": [

@@ -16,14 +16,6 @@ from fsgan.faces.detector import FaceDetector
 from fsgan.faces.geometry import align, crop_matrix
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _own_certificate(tmp_path_factory):
-    """Files are not signed with the certificate of whoever runs the tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
-        yield
-
-
 @pytest.fixture(scope="session")
 def detector() -> FaceDetector:
     return FaceDetector(min_face=40)

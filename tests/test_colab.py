@@ -14,8 +14,8 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from packaging.requirements import Requirement
 
+from fsgan.media.provenance import verify
 from fsgan.media.reader import probe
-from fsgan.media.verification import verify
 
 FOLDER = Path(__file__).parents[1] / "colab"
 PATH = FOLDER / "fsgan_colab.ipynb"

@@ -4,8 +4,8 @@ Metadata is honest, not tamper-proof: encoding a file anew may lose it.
 """
 
 import hashlib
-import importlib.metadata
 import json
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -17,23 +17,17 @@ import numpy as np
 from av.error import FFmpegError
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
+from fsgan.media.credentials import (
+    SOURCE_TYPE,
+    STATEMENT,
+    Credentials,
+    installed,
+    is_synthetic,
+    read_credentials,
+    software,
+)
 from fsgan.media.images import IMAGE_SUFFIXES, list_images, write_beside
-from fsgan.media.xmp import embed_xmp, read_gif_xmp
 
-SOURCE_TYPE = (
-    "http://cv.iptc.org/newscodes/digitalsourcetype/"
-    "compositeWithTrainedAlgorithmicMedia"
-)
-STATEMENT = (
-    "Synthetic media: faces in this file were replaced by a neural network (fsgan)."
-)
-# IPTC's names for what is made by a model or put together with such a thing.
-_SYNTHETIC_TYPES = {
-    "algorithmicMedia",
-    "compositeSynthetic",
-    "compositeWithTrainedAlgorithmicMedia",
-    "trainedAlgorithmicMedia",
-}
 # Each mark's name here, and its element in XMP.
 _XMP_NAMES = {
     "comment": "{http://purl.org/dc/elements/1.1/}description",
@@ -43,39 +37,31 @@ _XMP_NAMES = {
     ),
     "date": "{http://ns.adobe.com/xap/1.0/}CreateDate",
 }
+_SECRETS = ("certificate", "private_key")  # settings that name files of the user's own
 
 
 def video_metadata() -> dict[str, str]:
-    """Return the marks for a video's container, as `VideoWriter` takes them.
+    """Returns the marks for a video's container, as `VideoWriter` takes them.
 
     Returns:
         `comment` (a plain sentence), `software` (name and version),
         `DigitalSourceType` (IPTC's address for composites with trained models) and
         `date` (now, ISO 8601, UTC).
 
-    Source:
-        IPTC Digital Source Type NewsCodes.
+    Source: IPTC Digital Source Type NewsCodes.
     """
-    try:
-        version = importlib.metadata.version("fsgan")
-    except importlib.metadata.PackageNotFoundError:
-        version = "(not installed)"  # run from a bare checkout
     return {
         "comment": STATEMENT,
-        "software": f"fsgan {version}",
+        "software": software(),
         "DigitalSourceType": SOURCE_TYPE,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
 def image_xmp() -> bytes:
-    """Return the same marks as an XMP packet, as `write_image` takes it.
+    """Returns the same marks as a whole XMP packet, UTF-8, as `write_image` takes it.
 
-    Returns:
-        A whole XMP packet, UTF-8.
-
-    Source:
-        ISO 16684-1 (XMP); IPTC Photo Metadata Standard.
+    Source: ISO 16684-1 (XMP); IPTC Photo Metadata Standard.
     """
     marks = {name: escape(text) for name, text in video_metadata().items()}
     return f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
@@ -98,66 +84,40 @@ def image_xmp() -> bytes:
 <?xpacket end="w"?>""".encode()
 
 
-def mark_file(path: str | Path) -> None:
-    """Add the XMP packet to a finished video, in place, where it is not there yet.
-
-    MP4, M4V and MOV get it as a `uuid` box at their end, so that nothing in them moves;
-    GIF, which has no tags, as an application extension, with a comment. Pictures got
-    theirs from `write_image`, and Matroska and WebM have tags only: such files are left
-    as they are. Mark a file before it takes its name, and before it is signed.
-
-    Args:
-        path: the video file.
-
-    Raises:
-        FileNotFoundError: no file is at `path`.
-        ValueError: it is not a whole file of the kind that its suffix names.
-    """
-    path = Path(path)
-    _check_file(path)
-    embed_xmp(path, image_xmp(), STATEMENT)
-
-
 def draw_label(image: np.ndarray, text: str = "AI face swap") -> np.ndarray:
-    """Burn a small label into the lower left corner of a picture.
+    """Draws a small label, white on black, into the lower left corner of a picture.
 
-    White letters on black, so that it can be read on anything and is the same in every
-    frame of a video. The letters are 4 % of the shorter side high, at least 9 pixels,
-    and shrink where the text would be wider than the picture.
+    The letters are 4 % of the shorter side high, at least 9 pixels, and smaller where
+    the text would be wider than the picture.
 
     Args:
-        image: RGB uint8 `(height, width, 3)`; it is not changed.
+        image: RGB uint8 (height, width, 3); it is not changed.
         text: what to say.
 
     Returns:
-        A copy with the label, RGB uint8 `(height, width, 3)`.
+        A copy with the label, RGB uint8 (height, width, 3).
     """
-    height, width = image.shape[:2]
-    label = _label(text, max(9, round(0.04 * min(height, width))), width)
-    label = label[-height:, :width]
+    label = _label(text, *image.shape[:2])
     labelled = image.copy()
-    labelled[height - label.shape[0] :, : label.shape[1]] = label
+    labelled[-label.shape[0] :, : label.shape[1]] = label
     return labelled
 
 
 @lru_cache(maxsize=16)
-def _label(text: str, size: int, width: int) -> np.ndarray:
-    """The label alone, at most `width` pixels wide where letters of 5 pixels allow."""
-    while True:
-        font = ImageFont.load_default(size)
-        margin = -(-size // 4)
-        label_width = round(font.getlength(text)) + 2 * margin
-        if label_width <= width or size <= 5:
-            break
-        size -= 1
-    label = Image.new("RGB", (label_width, size + 2 * margin))
-    middle = (label_width / 2, label.height / 2)
+def _label(text: str, height: int, width: int) -> np.ndarray:
+    """The label alone, for pictures of a size."""
+    size = max(9, round(0.04 * min(height, width)))
+    length = ImageFont.load_default(size).getlength(text) + size / 2
+    size = max(5, int(size * min(1, width / length)))
+    font = ImageFont.load_default(size)
+    label = Image.new("RGB", (round(font.getlength(text) + size / 2), 3 * size // 2))
+    middle = (label.width / 2, label.height / 2)
     ImageDraw.Draw(label).text(middle, text, fill="white", font=font, anchor="mm")
-    return np.array(label)
+    return np.array(label)[-height:, :width]
 
 
 def write_sidecar(path: str | Path, source: str | Path | None, settings: dict) -> Path:
-    """Write the marks beside a finished output, as `<name>.synthetic.json`.
+    """Writes the marks beside a finished output, as `<name>.synthetic.json`.
 
     Encoding a file anew loses what is in it; this file stays. Write it last, when the
     output has its marks, its signature and its name.
@@ -165,7 +125,8 @@ def write_sidecar(path: str | Path, source: str | Path | None, settings: dict) -
     Args:
         path: the output; or the folder of an image sequence.
         source: what it was made of, of which the name alone is noted; None: unknown.
-        settings: how it was made; what JSON does not know is noted as text.
+        settings: how it was made. Where certificate and key lie is left out; what JSON
+            does not know is noted as text.
 
     Returns:
         The file: `video_metadata`, and `file` (name), `sha256` (of the output; of a
@@ -181,7 +142,7 @@ def write_sidecar(path: str | Path, source: str | Path | None, settings: dict) -
         "file": path.name,
         "sha256": _digest(path),
         "source": None if source is None else Path(source).name,
-        "settings": settings,
+        "settings": {k: v for k, v in settings.items() if k not in _SECRETS},
     }
     sidecar = sidecar_path(path)
     text = json.dumps(record, indent=2, ensure_ascii=False, default=str)
@@ -191,14 +152,7 @@ def write_sidecar(path: str | Path, source: str | Path | None, settings: dict) -
 
 
 def sidecar_path(path: str | Path) -> Path:
-    """Name the file that `write_sidecar` writes for an output.
-
-    Args:
-        path: the output, a file or a folder.
-
-    Returns:
-        `<name>.synthetic.json` beside it.
-    """
+    """Returns the name of an output's sidecar: `<name>.synthetic.json` beside it."""
     path = Path(path)
     if path.name in ("", ".."):  # a folder named by where one stands
         path = path.resolve()
@@ -206,7 +160,7 @@ def sidecar_path(path: str | Path) -> Path:
 
 
 def read_sidecar(path: str | Path) -> tuple[dict, bool] | None:
-    """Read what `write_sidecar` wrote, and see whether it speaks of this very file.
+    """Reads what `write_sidecar` wrote, and sees whether it speaks of this very file.
 
     Args:
         path: the output, a file or a folder.
@@ -235,13 +189,12 @@ def _digest(path: Path) -> str:
         names = sorted(image.name for image in list_images(path))
         listing = "".join(f"{_digest(path / name)}  {name}\n" for name in names)
         return hashlib.sha256(listing.encode()).hexdigest()
-    _check_file(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_marks(path: str | Path) -> dict[str, str]:
-    """Read back the marks of a picture, a video or a folder of pictures.
+    """Reads back the marks of a picture, a video or a folder of pictures.
 
     Args:
         path: picture (by its suffix, `images.IMAGE_SUFFIXES`), video file, or folder.
@@ -258,48 +211,25 @@ def read_marks(path: str | Path) -> dict[str, str]:
     path = Path(path)
     if path.is_dir():
         return min(map(read_marks, list_images(path)), key=says_synthetic)
-    _check_file(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; check the name")
     try:
         if path.suffix.lower() in IMAGE_SUFFIXES:
             with Image.open(path) as image:
-                packet = image.info.get("xmp", b"")
-            return _parse_xmp(read_gif_xmp(path) if image.format == "GIF" else packet)
-        with av.open(
-            f"file:{path}", options={"export_xmp": "1"}, metadata_errors="replace"
-        ) as container:
+                return _parse_xmp(image.info.get("xmp", b""))
+        with av.open(f"file:{path}", metadata_errors="replace") as container:
             # Matroska writes its keys in capitals.
             found = {key.lower(): text for key, text in container.metadata.items()}
     except (UnidentifiedImageError, Image.DecompressionBombError, FFmpegError) as error:
         raise ValueError(
             f"{path} is neither a picture nor a video that can be read"
         ) from error
-    tags = {name: found[name.lower()] for name in _XMP_NAMES if name.lower() in found}
-    return _parse_xmp(found.get("xmp", "")) | tags
+    return {name: found[name.lower()] for name in _XMP_NAMES if name.lower() in found}
 
 
-def says_synthetic(marks: dict[str, str]) -> bool:
-    """Tell whether marks say that the file is synthetic.
-
-    Args:
-        marks: as `read_marks` returns them.
-
-    Returns:
-        Whether `DigitalSourceType` is one of IPTC's for media made, or put together,
-        with a model or by an algorithm.
-    """
-    kind = marks.get("DigitalSourceType", "").rsplit("/", 1)[-1]
-    return kind in _SYNTHETIC_TYPES
-
-
-def _check_file(path: Path) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there or not a file; check the name")
-
-
-def _parse_xmp(packet: bytes | str) -> dict[str, str]:
-    text = packet if isinstance(packet, bytes) else packet.encode()
+def _parse_xmp(packet: bytes) -> dict[str, str]:
     try:
-        root = ElementTree.fromstring(text.strip(b"\0 \n"))
+        root = ElementTree.fromstring(packet.strip(b"\0 \n"))
     except ElementTree.ParseError:
         return {}
     marks = {}
@@ -310,3 +240,117 @@ def _parse_xmp(packet: bytes | str) -> dict[str, str]:
             elif tag in element.attrib:
                 marks[name] = element.attrib[tag]
     return marks
+
+
+def says_synthetic(marks: dict[str, str]) -> bool:
+    """Tells whether marks, as `read_marks` returns them, say "this is synthetic"."""
+    return is_synthetic(marks.get("DigitalSourceType", ""))
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found; as text, a block of lines that ends with a verdict.
+
+    Attributes:
+        path: the file or folder.
+        marks: its metadata, as `read_marks` returns them.
+        credentials: its signed manifest; None: there is none, or nobody looked.
+        credentials_read: whether c2pa-python was there to look.
+        sidecar: the record beside it; empty if there is none.
+        sidecar_matches: whether the record is of this very file.
+    """
+
+    path: Path
+    marks: dict[str, str]
+    credentials: Credentials | None = None
+    credentials_read: bool = True
+    sidecar: dict = field(default_factory=dict)
+    sidecar_matches: bool = False
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether marks, manifest or record say that it is synthetic."""
+        signed = self.credentials is not None and self.credentials.synthetic
+        return signed or says_synthetic(self.marks) or says_synthetic(self.sidecar)
+
+    @property
+    def tampered(self) -> bool:
+        """Whether it was changed since it was signed, or since the record was made."""
+        signed = self.credentials is not None and self.credentials.tampered
+        return signed or (bool(self.sidecar) and not self.sidecar_matches)
+
+    @property
+    def verdict(self) -> str:
+        """What to make of it, one sentence."""
+        if self.synthetic and self.tampered:
+            return "says that it is synthetic, and was changed after it said so"
+        if self.tampered:
+            return "was changed after it was signed"
+        if self.synthetic:
+            return "says that it is synthetic"
+        return "carries no mark: this does not mean that it is genuine"
+
+    def __str__(self) -> str:
+        """Returns the block of lines."""
+        found = [("metadata", f"{k}: {_short(v)}") for k, v in self.marks.items()]
+        found = found or [("metadata", "none")]
+        found += [("credentials", line) for line in self._signature()]
+        beside = "none"
+        if self.sidecar:
+            matches = "matches" if self.sidecar_matches else "DOES NOT match this file"
+            source = self.sidecar.get("source") or "an unnamed source"
+            beside = f"{sidecar_path(self.path).name} {matches}; made of {source}"
+        found += [("sidecar", beside), ("verdict", self.verdict)]
+        lines = [f"  {part:<12} {line}" for part, line in found]
+        return "\n".join([str(self.path), *lines])
+
+    def _signature(self) -> list[str]:
+        signed = self.credentials
+        if not self.credentials_read:
+            return ["not looked for: c2pa-python is not installed (extra provenance)"]
+        if signed is None:
+            return ["none"]
+        meaning = {
+            "Trusted": "unchanged since it was signed, by somebody trusted",
+            "Valid": "unchanged since it was signed; nobody vouches for the signer",
+        }.get(signed.state, "does not hold")
+        named = {
+            "signed by": signed.signer,
+            "software": signed.software,
+            "title": signed.title,
+            "DigitalSourceType": ", ".join(map(_short, signed.source_types)),
+            "checks failed": ", ".join(signed.problems),
+        }
+        lines = [f"{name}: {text}" for name, text in named.items() if text]
+        return [f"{signed.state}: {meaning}", *lines]
+
+
+def verify(path: str | Path, *, trusted: str | Path | None = None) -> Verification:
+    """Reads all that a file says about its origin.
+
+    Args:
+        path: picture, video, or folder of pictures.
+        trusted: root certificates to trust, PEM; None trusts nobody.
+
+    Returns:
+        What was found. Of the signatures of a folder, that of the first picture that
+        was tampered with; else None if a picture has none; else that of the first.
+
+    Raises:
+        FileNotFoundError: nothing is at `path`, the folder holds no picture, or
+            `trusted` is missing.
+        ValueError: the file is neither a picture nor a video, or its sidecar is
+            damaged.
+    """
+    path = Path(path)
+    marks = read_marks(path)
+    files = list_images(path) if path.is_dir() else [path]
+    credentials = [read_credentials(file, trusted=trusted) for file in files]
+    worst = min(credentials, key=lambda it: 1 if it is None else 2 * (not it.tampered))
+    record, matches = read_sidecar(path) or ({}, False)
+    return Verification(path, marks, worst, installed(), record, matches)
+
+
+def _short(text: str) -> str:
+    """The last word of IPTC's long addresses."""
+    return text.removeprefix(SOURCE_TYPE.rpartition("/")[0] + "/")

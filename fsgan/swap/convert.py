@@ -15,11 +15,10 @@ import numpy as np
 from fsgan.faces.geometry import Face, align, crop_matrix
 from fsgan.faces.identity import Identity
 from fsgan.faces.tracks import FollowedFaces, follow_faces
-from fsgan.media.content_credentials import check_certificate, sign
+from fsgan.media.credentials import check_certificate, sign
 from fsgan.media.images import list_images, read_image, write_beside, write_image
 from fsgan.media.provenance import (
     image_xmp,
-    mark_file,
     sidecar_path,
     video_metadata,
     write_sidecar,
@@ -295,9 +294,8 @@ def _is_marked(settings: ConvertSettings, source: str | Path, swapped: bool) -> 
 
 
 def _mark(settings: ConvertSettings, out: Path, path: Path) -> None:
-    """Marks what is finished, but for its name; a signature comes last."""
+    """Signs what is finished, but for its name."""
     for file in list_images(path) if path.is_dir() else [path]:
-        mark_file(file)
         _sign(file, settings, out)
 
 
