@@ -11,9 +11,9 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 
+from fsgan import assets
 from fsgan.faces import landmarks
 from fsgan.faces.landmarks import FAN_WEIGHTS, LandmarkDetector
-from fsgan.models import weights
 
 # Landmarks: the package is an extra, so its place is taken by modules that say what
 # they are asked.
@@ -60,7 +60,7 @@ def standin(tmp_path, monkeypatch) -> Path:
     package.LandmarksType = type("LandmarksType", (), {"TWO_D": "2D"})
     for module in (torch, hub, torch.cuda, package):
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(weights, "FOLDERS", (tmp_path / "weights",))
+    monkeypatch.setattr(assets, "FOLDERS", (tmp_path / "weights",))
     monkeypatch.setattr(
         landmarks, "FAN_SHA256", hashlib.sha256(b"weights").hexdigest()[:10]
     )
@@ -139,7 +139,7 @@ def test_every_crop_is_a_face_of_its_own_on_black(standin):
 
 
 def test_the_real_package_finds_the_peaks_of_its_network(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "FOLDERS", (tmp_path / "weights",))
+    monkeypatch.setattr(assets, "FOLDERS", (tmp_path / "weights",))
     if importlib.util.find_spec("face_alignment") is None:
         with pytest.raises(FileNotFoundError, match=r"'fsgan\[landmarks\]'"):
             LandmarkDetector()

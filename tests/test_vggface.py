@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from fsgan.models import vggface, weights
+from fsgan import assets
+from fsgan.models import vggface
 from fsgan.models.vggface import (
     FILE,
     URL,
@@ -85,15 +86,15 @@ def weight_file(tmp_path_factory, stand_in):
 @pytest.fixture(scope="module")
 def network(weight_file) -> keras.Model:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights, "FOLDERS", (weight_file.parent,))
+        patch.setattr(assets, "FOLDERS", (weight_file.parent,))
         return load_vggface()
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """An empty `weights/`, and no way to the internet."""
-    monkeypatch.setattr(weights, "FOLDERS", (tmp_path,))
-    monkeypatch.setenv(weights.OFFLINE, "1")
+    monkeypatch.setattr(assets, "FOLDERS", (tmp_path,))
+    monkeypatch.setenv(assets.OFFLINE, "1")
     yield tmp_path
     (tmp_path / FILE).unlink(missing_ok=True)
 
@@ -329,7 +330,7 @@ def test_off_looks_for_nothing(folder, caplog):
 
 
 def test_the_network_is_returned_where_its_weights_are(weight_file, monkeypatch):
-    monkeypatch.setattr(weights, "FOLDERS", (weight_file.parent,))
+    monkeypatch.setattr(assets, "FOLDERS", (weight_file.parent,))
     monkeypatch.setattr(vggface, "load_vggface", lambda: "loaded")
     assert perceptual_features("auto") == perceptual_features("required") == "loaded"
 

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from fsgan.assets import find_weights
 from fsgan.data.dataset import center_crop_batch, load_faces, split_faces
 from fsgan.evaluation.face_metrics import (
     ReconstructionScores,
@@ -18,7 +19,6 @@ from fsgan.faces.landmarks import LandmarkDetector
 from fsgan.media.images import list_images, read_image
 from fsgan.models.checkpoint import read_settings
 from fsgan.models.vggface import FILE, load_vggface
-from fsgan.models.weights import find_weights
 from fsgan.swap.generator import FaceGenerator
 
 CHOSEN = 64

@@ -41,9 +41,9 @@ import cv2
 import numpy as np
 from skimage.feature import local_binary_pattern
 
+from fsgan.assets import check_weights, find_weights
 from fsgan.faces.geometry import warp
 from fsgan.models.vggface import FILE, load_vggface, preprocess
-from fsgan.models.weights import check_weights, find_weights
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from urllib.error import URLError
 
 import numpy as np
 
-from fsgan.models.weights import check_weights, find_weights
+from fsgan.assets import check_weights, find_weights
 
 FAN_WEIGHTS = "hub/checkpoints/2DFAN4-11f355bf06.pth.tar"
 FAN_SHA256 = "11f355bf06"

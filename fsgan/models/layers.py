@@ -1,6 +1,7 @@
 """What the networks need and Keras lacks: an attention, a norm and an initialiser."""
 
 import keras
+import numpy as np
 from keras import KerasTensor, ops
 
 from fsgan.models.attention import attend
@@ -165,3 +166,38 @@ class ICNR(keras.initializers.Initializer):
         """Returns the arguments that make this initialiser again."""
         initializer = keras.initializers.serialize(self.initializer)
         return {"initializer": initializer, "block_size": self.block_size}
+
+
+def legacy_resize(images: KerasTensor, height: int, width: int) -> KerasTensor:
+    """Resizes bilinearly as TensorFlow 1 did, without half-pixel centres.
+
+    Output pixel i reads input position i·(input size)/(output size); today's resizes
+    read (i + ½)·(input size)/(output size) - ½ instead.
+
+    Args:
+        images: Float tensor (batch, height, width, channels).
+        height: New height, pixels.
+        width: New width, pixels.
+
+    Returns:
+        Tensor (batch, height, width, channels) of the same dtype.
+
+    Source: TensorFlow 1, `tf.image.resize_bilinear(align_corners=False)`.
+    """
+    rows = _interpolation(images.shape[1], height)
+    columns = _interpolation(images.shape[2], width)
+    rows = ops.convert_to_tensor(rows, dtype=images.dtype)
+    columns = ops.convert_to_tensor(columns, dtype=images.dtype)
+    images = ops.einsum("ih,bhwc->biwc", rows, images)
+    return ops.einsum("jw,biwc->bijc", columns, images)
+
+
+def _interpolation(size: int, new_size: int) -> np.ndarray:
+    """Returns the (new_size, size) matrix that interpolates along one axis."""
+    # TensorFlow 1 rounded positions to single precision; 64 to 224 shows it at 1e-5.
+    position = np.arange(new_size, dtype=np.float32) * np.float32(size / new_size)
+    before = np.floor(position).astype(int)
+    after = np.minimum(before + 1, size - 1)
+    share = (position - before)[:, None]
+    pixels = np.eye(size)
+    return (1 - share) * pixels[before] + share * pixels[after]

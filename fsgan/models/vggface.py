@@ -13,8 +13,8 @@ import keras
 import numpy as np
 from keras import KerasTensor, layers, ops
 
-from fsgan.models.weights import download_weights, find_weights
-from fsgan.training.losses import legacy_resize
+from fsgan.assets import download_weights, find_weights
+from fsgan.models.layers import legacy_resize
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
 
-import numpy as np
 from keras import KerasTensor, ops
 
-from fsgan.models.layers import normalize_sample
+from fsgan.models.layers import legacy_resize, normalize_sample
 
 
 @dataclass(frozen=True)
@@ -387,38 +386,3 @@ def gradients(images: KerasTensor) -> tuple[KerasTensor, KerasTensor]:
     """
     corner = images[:, :-1, :-1]
     return ops.abs(images[:, 1:, :-1] - corner), ops.abs(images[:, :-1, 1:] - corner)
-
-
-def legacy_resize(images: KerasTensor, height: int, width: int) -> KerasTensor:
-    """Resizes bilinearly as TensorFlow 1 did, without half-pixel centres.
-
-    Output pixel i reads input position i·(input size)/(output size); today's resizes
-    read (i + ½)·(input size)/(output size) - ½ instead.
-
-    Args:
-        images: Float tensor (batch, height, width, channels).
-        height: New height, pixels.
-        width: New width, pixels.
-
-    Returns:
-        Tensor (batch, height, width, channels) of the same dtype.
-
-    Source: TensorFlow 1, `tf.image.resize_bilinear(align_corners=False)`.
-    """
-    rows = _interpolation(images.shape[1], height)
-    columns = _interpolation(images.shape[2], width)
-    rows = ops.convert_to_tensor(rows, dtype=images.dtype)
-    columns = ops.convert_to_tensor(columns, dtype=images.dtype)
-    images = ops.einsum("ih,bhwc->biwc", rows, images)
-    return ops.einsum("jw,biwc->bijc", columns, images)
-
-
-def _interpolation(size: int, new_size: int) -> np.ndarray:
-    """Returns the (new_size, size) matrix that interpolates along one axis."""
-    # TensorFlow 1 rounded positions to single precision; 64 to 224 shows it at 1e-5.
-    position = np.arange(new_size, dtype=np.float32) * np.float32(size / new_size)
-    before = np.floor(position).astype(int)
-    after = np.minimum(before + 1, size - 1)
-    share = (position - before)[:, None]
-    pixels = np.eye(size)
-    return (1 - share) * pixels[before] + share * pixels[after]
