@@ -6,6 +6,9 @@ import cv2
 import numpy as np
 from skimage.transform import SimilarityTransform
 
+CROP_SIZE = 256
+"""Side in pixels of the aligned crops that `fsgan.extract_faces` saves."""
+
 MEAN_LANDMARKS = np.array(
     [
         [0.3259, 0.3134],  # left eye
@@ -21,7 +24,7 @@ Source: faceswap-GAN v2.2 (2018).
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # two faces are the same only if they are one
 class Face:
     """A face found in a frame.
 
@@ -88,7 +91,7 @@ def fit_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def crop_matrix(
-    landmarks: np.ndarray, size: int = 256, coverage: float = 1.0
+    landmarks: np.ndarray, size: int = CROP_SIZE, coverage: float = 1.0
 ) -> np.ndarray:
     """Computes the similarity that takes a frame to the aligned crop of a face.
 

@@ -1,40 +1,110 @@
-"""Who a face is: a person known from pictures, found again among tracks and crops."""
+"""Who a face is: embeddings by dlib's network, and a person found again by them."""
 
 import logging
 from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
-from fsgan.faces.descriptors import describe, load_descriptor
+from fsgan.assets import find_weights
 from fsgan.faces.detector import FaceDetector
-from fsgan.faces.geometry import align, crop_matrix
-from fsgan.media.images import list_images, read_image
+from fsgan.faces.geometry import CROP_SIZE, align, crop_matrix, warp
+from fsgan.media.images import evenly, list_images, read_image
 
 log = logging.getLogger(__name__)
 
-_CROP_SIZE = 256  # pixels, of the crops of a reference
+SAME_PERSON = 0.93
+"""Cosine similarity from which on two faces are one person's; 0.1 % errors either way
+on the faces of docs/identity.md. Two people are about 0.86 alike."""
+OTHER_PERSON = 0.915
+"""Cosine similarity below which two faces are two people's, in whatever light."""
+
+_MARGIN = 0.02  # by which the right one of several people is more alike than the rest
+_FILE = "dlib_face_recognition_resnet_model_v1.dat"
+_SHA256 = "55533b28a95800a5"
+_CHIP_SIZE = 150  # pixels, of the square that the network sees
+_CHIP_CENTRE = np.array([0.525, 0.532])  # of that square, in shares of the crop's side
+_CHIP_SIDE = 1.087  # likewise
+
+
+@cache
+def load_network():
+    """Loads dlib's network, once; call it first to fail before the work starts.
+
+    Returns:
+        A `dlib.face_recognition_model_v1`.
+
+    Raises:
+        FileNotFoundError: dlib or its weights are missing; the sentence says what to
+            install.
+        ValueError: the weight file in `weights/` is damaged.
+
+    Source: King, dlib-models, `dlib_face_recognition_resnet_model_v1`.
+    """
+    # Found, not imported: on import that package asks for the retired pkg_resources.
+    package = find_spec("face_recognition_models")
+    if package is not None:
+        path = Path(package.submodule_search_locations[0], "models", _FILE)
+    else:
+        path = find_weights(_FILE, _SHA256)
+    if path is None or find_spec("dlib") is None:
+        raise FileNotFoundError(
+            "people are told apart by dlib's network, which is not installed: install "
+            "'fsgan[identity]'"
+        )
+    from dlib import face_recognition_model_v1
+
+    return face_recognition_model_v1(str(path))
+
+
+def embed(crops: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+    """Embeds faces; the dot product of two embeddings is their cosine similarity.
+
+    Args:
+        crops: RGB uint8 (n, size, size, 3), aligned as by `fsgan.extract_faces`; in a
+            list, sizes may differ. About a tenth of a second each.
+
+    Returns:
+        float32 (n, 128), rows of length 1.
+
+    Raises:
+        FileNotFoundError: dlib is not installed.
+        ValueError: a crop is not square RGB uint8.
+    """
+    for crop in crops:
+        if crop.dtype != np.uint8 or crop.shape != (len(crop), len(crop), 3):
+            raise ValueError(
+                "crops must be RGB uint8 (n, size, size, 3), got one of "
+                f"{crop.dtype} {crop.shape}"
+            )
+    network = load_network()
+    vectors = [network.compute_face_descriptor(_chip(crop)) for crop in crops]
+    vectors = np.array(vectors, np.float32).reshape(-1, 128)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 class Identity:
-    """A person, known from pictures."""
+    """A person, known from pictures.
 
-    def __init__(self, descriptors: np.ndarray) -> None:
+    Attributes:
+        embeddings: float32 (n, 128), one for each picture.
+    """
+
+    def __init__(self, embeddings: np.ndarray) -> None:
         """Takes what is known of the person.
 
         Args:
-            descriptors: float32 (n, d), n >= 1, as of `describe`.
+            embeddings: float32 (n, 128), n >= 1, as of `embed`.
         """
-        self.descriptors = descriptors
+        self.embeddings = embeddings
 
     @classmethod
     def of(
         cls, reference: str | Path | Sequence[np.ndarray], max_crops: int = 32
     ) -> "Identity":
         """Learns a person from a photo or from face crops.
-
-        With local binary patterns take crops from the very clip in which the person is
-        looked for: another photo of the person says next to nothing.
 
         Args:
             reference: a photo with one face in it; a folder of face crops of one
@@ -46,46 +116,46 @@ class Identity:
             The person.
 
         Raises:
-            FileNotFoundError: the photo or folder is missing, or the folder is empty.
+            FileNotFoundError: the photo or folder is missing, the folder is empty, or
+                dlib is not installed.
             ValueError: the photo shows no face or several, a file is no picture, a crop
                 is not square, or there is none.
         """
+        load_network()
         if isinstance(reference, str | Path):
-            reference = Path(reference)
-            if not reference.is_dir():
-                return cls(describe(_face_of(reference)[None]))
-            reference = [
-                read_image(path) for path in _evenly(list_images(reference), max_crops)
-            ]
-        crops = [crop[None] for crop in _evenly(reference, max_crops)]
+            if not Path(reference).is_dir():
+                return cls(embed(_face_of(reference)[None]))
+            files = evenly(list_images(reference), max_crops)
+            reference = [read_image(path) for path in files]
+        crops = evenly(reference, max_crops)
         if not crops:
             raise ValueError("reference must hold at least one face crop, got none")
-        return cls(np.concatenate([describe(crop) for crop in crops]))
+        return cls(embed(crops))
 
-    def similarity(self, crops: np.ndarray) -> np.ndarray:
+    def similarity(self, crops: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
         """Measures how alike faces and the person are.
 
         Args:
-            crops: RGB uint8 (n, size, size, 3), aligned as by `fsgan.extract_faces`.
+            crops: of faces, as of `embed`.
 
         Returns:
             float32 (n,), cosine similarity in [-1, 1] with that picture of the person
             that each face is most like.
         """
-        return _nearest(describe(crops), self.descriptors)
+        return _nearest(embed(crops), self.embeddings)
 
-    def matches(self, crops: np.ndarray) -> np.ndarray:
+    def matches(self, crops: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
         """Decides for each face alone whether it is the person.
 
         Of several faces in one clip `choose` decides better.
 
         Args:
-            crops: RGB uint8 (n, size, size, 3), aligned as by `fsgan.extract_faces`.
+            crops: of faces, as of `embed`.
 
         Returns:
-            bool (n,); error rates as of `load_descriptor`.
+            bool (n,).
         """
-        return self.similarity(crops) >= load_descriptor().threshold
+        return self.similarity(crops) >= SAME_PERSON
 
     def choose(
         self,
@@ -99,17 +169,16 @@ class Identity:
         like it as two faces of one person are, are the person too.
 
         Args:
-            tracks: crops of each track, RGB uint8 (n, size, size, 3), n >= 1, evenly
-                chosen over its length; eight are enough.
+            tracks: crops of each track, as of `embed`, n >= 1; eight are enough.
             spans: first and last frame of each track; of tracks with a frame in common
-                one at most is the person. None takes no notice of it.
+                one at most is the person. None ignores when they are seen.
 
         Returns:
             For each track whether it is the person. None is where it cannot be told: a
             warning says why.
 
         Raises:
-            ValueError: a track holds no crop, or spans and tracks differ in number.
+            ValueError: spans and tracks differ in number.
         """
         if spans is not None and len(spans) != len(tracks):
             raise ValueError(
@@ -117,40 +186,42 @@ class Identity:
             )
         if not len(tracks):
             return []
-        descriptor = load_descriptor()
-        described = [describe(track) for track in tracks]
-        scores = np.array(
-            [np.median(_nearest(faces, self.descriptors)) for faces in described]
-        )
+        embedded = [embed(track) for track in tracks]
+        scores = np.array([np.median(_nearest(x, self.embeddings)) for x in embedded])
         best = int(np.argmax(scores))
-        alike = np.array(
-            [np.median(_nearest(faces, described[best])) for faces in described]
-        )
-        same = np.maximum(scores, alike) >= descriptor.threshold
+        alike = np.array([np.median(_nearest(x, embedded[best])) for x in embedded])
+        same = np.maximum(scores, alike) >= SAME_PERSON
         same[best] = True
-        chosen = []
+        chosen: list[int] = []
         for track in np.argsort(-scores):
             if same[track] and not _overlaps(track, chosen, spans):
                 chosen.append(int(track))
-        rest = [score for track, score in enumerate(scores) if track not in chosen]
-        said = ", ".join(f"{score:.2f}" for score in scores)
-        if scores[best] < descriptor.doubtful:
-            log.warning(
-                "no face in the clip is like the person (similarities %s by %s): take "
-                "face crops of the clip itself as reference, or name the track",
-                said,
-                descriptor.name,
+        rest = np.delete(scores, chosen)
+        doubt = None
+        if scores[best] < OTHER_PERSON:
+            doubt = (
+                "no face in the clip is like the person (similarities %s): take face "
+                "crops of the clip itself as reference, or name the track"
             )
-            return [False] * len(tracks)
-        if rest and max(rest) > scores[best] - descriptor.margin:
-            log.warning(
+        elif len(rest) and rest.max() > scores[best] - _MARGIN:
+            doubt = (
                 "two faces in the clip are about equally like the person (similarities "
-                "%s by %s): name the track",
-                said,
-                descriptor.name,
+                "%s): name the track"
             )
-            return [False] * len(tracks)
+        if doubt:
+            log.warning(doubt, ", ".join(f"{score:.2f}" for score in scores))
+            chosen = []
         return [track in chosen for track in range(len(tracks))]
+
+
+def _chip(crop: np.ndarray) -> np.ndarray:
+    """The square that the network sees, RGB uint8 (150, 150, 3), of an aligned crop."""
+    size = len(crop)
+    scale = _CHIP_SIZE / (_CHIP_SIDE * size)
+    # A share s of the side lies at pixel s * size - 0.5.
+    shift = (_CHIP_SIZE - 1) / 2 - scale * (_CHIP_CENTRE * size - 0.5)
+    matrix = np.column_stack([scale * np.eye(2), shift])
+    return warp(crop, matrix, (_CHIP_SIZE, _CHIP_SIZE))
 
 
 def _nearest(faces: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -168,7 +239,7 @@ def _overlaps(
     )
 
 
-def _face_of(path: Path) -> np.ndarray:
+def _face_of(path: str | Path) -> np.ndarray:
     """The aligned crop of the one face in a photo."""
     image = read_image(path)
     faces = FaceDetector().detect(image)
@@ -177,10 +248,4 @@ def _face_of(path: Path) -> np.ndarray:
             f"the reference photo must show one face, but {path} shows "
             f"{len(faces) or 'none'}: cut the person out of it or take another one"
         )
-    return align(image, crop_matrix(faces[0].landmarks, _CROP_SIZE), _CROP_SIZE)
-
-
-def _evenly(items: Sequence, count: int) -> list:
-    """Up to `count` of the items, evenly chosen."""
-    picked = np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)
-    return [items[index] for index in picked]
+    return align(image, crop_matrix(faces[0].landmarks), CROP_SIZE)

@@ -4,7 +4,9 @@ Nothing is written in place: `write_beside` gives a file its name only once it i
 whole.
 """
 
+import base64
 import errno
+import io
 import logging
 import os
 import re
@@ -14,6 +16,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import (
@@ -27,6 +30,8 @@ from PIL import (
 )
 
 logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
 
 # fmt: off
 IMAGE_SUFFIXES = frozenset({
@@ -333,3 +338,32 @@ def contact_sheet(
         row, column = divmod(index, columns)
         sheet.paste(tile, (column * size, row * (size + strip)))
     return np.array(sheet)
+
+
+def picture_html(image: np.ndarray) -> str:
+    """Writes a picture as HTML, for `_repr_html_` of what a notebook shows.
+
+    Args:
+        image: RGB uint8 `(height, width, 3)`.
+
+    Returns:
+        An `<img>` element that holds the picture as PNG.
+    """
+    png = io.BytesIO()
+    Image.fromarray(image).save(png, "PNG")
+    data = base64.b64encode(png.getvalue()).decode()
+    return f'<img style="max-width: 100%" src="data:image/png;base64,{data}">'
+
+
+def evenly(items: Sequence[Item], count: int) -> list[Item]:
+    """Chooses some of a list, evenly spread, the first and the last among them.
+
+    Args:
+        items: in their order.
+        count: of those to choose, at most.
+
+    Returns:
+        Up to `count` of them, in their order.
+    """
+    picked = np.linspace(0, len(items) - 1, min(count, len(items))).round()
+    return [items[int(index)] for index in picked]
