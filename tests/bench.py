@@ -101,7 +101,7 @@ def bench_augmentation() -> None:
 
     def hundred() -> None:
         for _ in range(100):
-            sample(FACE, mask, FACE, SETTINGS, 64, rng)
+            sample(FACE, mask, FACE, SETTINGS, 64, 0.8, rng)
 
     report("augmentation, one core, 64", 100 / median_seconds(hundred, 9), "samples/s")
     cv2.setNumThreads(-1)
@@ -146,7 +146,7 @@ def measure_step(
     model = ModelConfig(int(resolution), capacity, attention=attention != "no")
     gan = FaceSwapGAN(model, updates=updates, precision=precision)
     chosen = [
-        make_batch([faces, faces], i, 8, model.resolution, SETTINGS, 0)
+        make_batch([faces, faces], i, 8, model.resolution, 0.8, SETTINGS, 0)
         for i in range(gan.batches_per_step)
     ]
     terms = PhaseTerms.of(LossWeights(), 0.4, False)

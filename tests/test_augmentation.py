@@ -253,13 +253,13 @@ def test_size_of_the_crop_does_not_change_the_framing():
         assert np.abs(of_small - of_large).mean() < 1
 
 
-def draw_placements(settings, count=300):
+def draw_placements(settings, coverage=0.8, count=300):
     """Crop x at the middle, angle in degrees and share seen, of many targets."""
     y, x = np.mgrid[:256, :256].astype(np.uint8)
     face = np.dstack([x, y, y])
     rng = np.random.default_rng(0)
     for _ in range(count):
-        _, target, _ = sample(face, x, face, settings, 64, rng)
+        _, target, _ = sample(face, x, face, settings, 64, coverage, rng)
         middle = target[24:41, 24:41, 0] * 127.5 + 127.5
         right, down = np.diff(middle, axis=1).mean(), np.diff(middle, axis=0).mean()
         angle = np.degrees(np.arctan2(down, right))
@@ -290,8 +290,7 @@ def test_target_is_seen_with_the_stated_coverage():
 
 
 def test_grid_stays_inside_the_crop():
-    whole = dataclasses.replace(STILL, coverage=1)
-    shares = [share for _, _, share in draw_placements(whole)]
+    shares = [share for _, _, share in draw_placements(STILL, coverage=1)]
     assert np.mean(np.array(shares) > 0.97) > 0.5
     assert max(shares) < 1.05  # the noise of the nodes alone
 
@@ -299,10 +298,10 @@ def test_grid_stays_inside_the_crop():
 @pytest.mark.parametrize("resolution", [64, 128, 256])
 def test_sample_has_the_stated_shapes_and_ranges(face, partners, resolution):
     eyes = golden["eyes"]
-    settings = AugmentationSettings(color_match=1, motion_blur=1, coverage=1)
+    settings = AugmentationSettings(color_match=1, motion_blur=1)
     rng = np.random.default_rng(1)
     for partner in partners * 5:
-        *pair, mask = sample(face, eyes, partner, settings, resolution, rng)
+        *pair, mask = sample(face, eyes, partner, settings, resolution, 1, rng)
         for image in pair:
             assert image.shape == (resolution, resolution, 3)
             assert image.dtype == np.float32
@@ -320,7 +319,7 @@ def test_eyes_of_the_mask_stay_on_the_eyes_of_the_target():
     rng = np.random.default_rng(2)
     settings = AugmentationSettings(color_match=0)
     for _ in range(20):
-        _, target, mask = sample(face, eyes, face, settings, 64, rng)
+        _, target, mask = sample(face, eyes, face, settings, 64, 0.8, rng)
         np.testing.assert_allclose((target[..., :1] + 1) / 2, mask, atol=0.01)
 
 
@@ -329,9 +328,9 @@ def test_flip_mirrors_with_the_stated_probability():
     face[:, 128:] = 255
     rng = np.random.default_rng(3)
     mirrored = [
-        sample(face, face[..., 0], face, AugmentationSettings(flip=0.25), 64, rng)[1][
-            32, 8, 0
-        ]
+        sample(face, face[..., 0], face, AugmentationSettings(flip=0.25), 64, 0.8, rng)[
+            1
+        ][32, 8, 0]
         > 0
         for _ in range(400)
     ]
@@ -342,7 +341,7 @@ def test_motion_blur_softens_input_and_target(face):
     def sharpness(motion_blur):
         settings = AugmentationSettings(color_match=0, motion_blur=motion_blur)
         rng = np.random.default_rng(4)
-        pair = sample(face, face[..., 0], face, settings, 64, rng)[:2]
+        pair = sample(face, face[..., 0], face, settings, 64, 0.8, rng)[:2]
         return np.array([np.abs(np.diff(image, axis=0)).mean() for image in pair])
 
     assert (sharpness(1) < 0.8 * sharpness(0)).all()
@@ -352,7 +351,7 @@ def test_same_generator_gives_the_same_sample(face, partners):
     def draw(seed):
         rng = np.random.default_rng(seed)
         settings = AugmentationSettings(motion_blur=0.5)
-        return sample(face, golden["eyes"], partners[0], settings, 64, rng)
+        return sample(face, golden["eyes"], partners[0], settings, 64, 0.8, rng)
 
     for first, second in zip(draw(5), draw(5), strict=True):
         np.testing.assert_array_equal(first, second)
@@ -368,7 +367,6 @@ def test_same_generator_gives_the_same_sample(face, partners):
         ("flip", 1.5, "0 to 1"),
         ("color_match", float("nan"), "0 to 1"),
         ("motion_blur", None, "0 to 1"),
-        ("coverage", 0, "0.1 to 1"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(field, value, accepted):

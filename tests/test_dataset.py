@@ -210,7 +210,7 @@ def test_share_that_leaves_nothing_to_train_on_is_refused():
 
 
 def test_batch_has_the_stated_shapes_types_and_ranges(sides):
-    batch = make_batch(sides, 3, 5, 64, SETTINGS, seed=0)
+    batch = make_batch(sides, 3, 5, 64, 0.8, SETTINGS, seed=0)
     assert len(batch.sides) == 2
     for side in batch.sides:
         for images in (side.warped, side.target):
@@ -227,7 +227,7 @@ def test_batch_has_the_stated_shapes_types_and_ranges(sides):
 
 def test_batch_of_one_person_has_one_side_and_its_own_colors():
     matched = AugmentationSettings(color_match=1)
-    batch = make_batch([plain_side(100, 200)], 0, 40, 64, matched, seed=0)
+    batch = make_batch([plain_side(100, 200)], 0, 40, 64, 0.8, matched, seed=0)
     (side,) = batch.sides
     assert side.warped.shape == (40, 64, 64, 3)
     levels = (side.target[:, 32, 32, 0] + 1) * 127.5
@@ -238,17 +238,17 @@ def test_batch_of_one_person_has_one_side_and_its_own_colors():
 
 
 def test_same_seed_and_iteration_give_the_same_batch(sides):
-    first = make_batch(sides, 7, 2, 64, SETTINGS, seed=1)
-    assert_equal(first, make_batch(sides, 7, 2, 64, SETTINGS, seed=1))
+    first = make_batch(sides, 7, 2, 64, 0.8, SETTINGS, seed=1)
+    assert_equal(first, make_batch(sides, 7, 2, 64, 0.8, SETTINGS, seed=1))
     for iteration, seed in ((8, 1), (7, 2), (1, 7)):
-        other = make_batch(sides, iteration, 2, 64, SETTINGS, seed)
+        other = make_batch(sides, iteration, 2, 64, 0.8, SETTINGS, seed)
         assert np.abs(first.sides[0].warped - other.sides[0].warped).mean() > 0.05
         assert first.mix != other.mix
 
 
 def test_mixes_are_beta_draws(sides):
     still = AugmentationSettings(color_match=0)
-    drawn = [make_batch(sides, i, 1, 64, still, seed=0)[-2:] for i in range(400)]
+    drawn = [make_batch(sides, i, 1, 64, 0.8, still, seed=0)[-2:] for i in range(400)]
     for mixes in np.transpose(drawn):
         assert mixes.mean() == pytest.approx(0.5, abs=0.06)
         assert mixes.var() == pytest.approx(0.25 / 1.4, abs=0.02)  # ab/((a+b)²(a+b+1))
@@ -258,7 +258,7 @@ def test_mixes_are_beta_draws(sides):
 def test_sides_do_not_mix_up_and_all_their_faces_are_drawn():
     still = AugmentationSettings(color_match=0)
     both = plain_side(0, 51), plain_side(255)
-    a, b = make_batch(both, 0, 30, 64, still, seed=0).sides
+    a, b = make_batch(both, 0, 30, 64, 0.8, still, seed=0).sides
     assert set(np.unique(a.target.round(4))) == {-1, np.float32(-0.6)}
     assert set(np.unique(b.target)) == {1}
     levels = (a.target[..., :1] + 1) / 2
@@ -274,7 +274,7 @@ def test_colors_come_from_every_face_of_both_sides(monkeypatch):
 
     monkeypatch.setattr(dataset, "sample", watch)
     both = plain_side(10, 20), plain_side(30, 40)
-    make_batch(both, 0, 300, 64, SETTINGS, seed=0)
+    make_batch(both, 0, 300, 64, 0.8, SETTINGS, seed=0)
     values, times = np.unique(lent, return_counts=True)
     assert values.tolist() == [10, 20, 30, 40]
     np.testing.assert_allclose(times / 600, 1 / 4, atol=0.06)
@@ -283,7 +283,7 @@ def test_colors_come_from_every_face_of_both_sides(monkeypatch):
 def test_colors_reach_the_other_side():
     matched = AugmentationSettings(color_match=1)
     both = plain_side(100), plain_side(200)
-    batch = make_batch(both, 0, 40, 64, matched, seed=0)
+    batch = make_batch(both, 0, 40, 64, 0.8, matched, seed=0)
     levels = (batch.sides[0].target[:, 32, 32, 0] + 1) * 127.5
     kept = np.isclose(levels, 100, atol=0.5).mean()
     assert 0.25 < kept < 0.75
@@ -293,16 +293,16 @@ def test_colors_reach_the_other_side():
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_number_of_threads_changes_nothing(sides, monkeypatch, threads):
     monkeypatch.setattr(dataset, "THREADS", threads)
-    with batches(sides, 2, 64, SETTINGS, seed=3) as stream:
+    with batches(sides, 2, 64, 0.8, SETTINGS, seed=3) as stream:
         for iteration in range(9):
-            expected = make_batch(sides, iteration, 2, 64, SETTINGS, seed=3)
+            expected = make_batch(sides, iteration, 2, 64, 0.8, SETTINGS, seed=3)
             assert_equal(next(stream), expected)
 
 
 def test_stream_goes_on_with_the_batches_it_would_have_made(sides):
-    with batches(sides, 2, 64, SETTINGS, seed=3) as stream:
+    with batches(sides, 2, 64, 0.8, SETTINGS, seed=3) as stream:
         whole = [next(stream) for _ in range(6)]
-    with batches(sides, 2, 64, SETTINGS, seed=3, first_iteration=3) as stream:
+    with batches(sides, 2, 64, 0.8, SETTINGS, seed=3, first_iteration=3) as stream:
         for batch in whole[3:]:
             assert_equal(batch, next(stream))
 
@@ -313,7 +313,7 @@ def test_order_is_kept_when_a_thread_is_slow(sides, monkeypatch):
         return iteration
 
     monkeypatch.setattr(dataset, "make_batch", dawdle)
-    with batches(sides, 1, 64, SETTINGS, seed=0) as stream:
+    with batches(sides, 1, 64, 0.8, SETTINGS, seed=0) as stream:
         assert list(itertools.islice(stream, 8)) == list(range(8))
 
 
@@ -326,7 +326,7 @@ def test_batches_are_made_at_the_same_time(sides, monkeypatch):
 
     monkeypatch.setattr(dataset, "make_batch", meet)
     monkeypatch.setattr(dataset, "PREFETCHED", 1)
-    with batches(sides, 1, 64, SETTINGS, seed=0) as stream:
+    with batches(sides, 1, 64, 0.8, SETTINGS, seed=0) as stream:
         assert [next(stream), next(stream)] == [0, 1]
         together.abort()
 
@@ -339,7 +339,7 @@ def test_only_a_few_batches_wait(sides, monkeypatch):
         return iteration
 
     monkeypatch.setattr(dataset, "make_batch", count)
-    with batches(sides, 1, 64, SETTINGS, seed=0):
+    with batches(sides, 1, 64, 0.8, SETTINGS, seed=0):
         time.sleep(0.2)
         # Beside what waits, each thread holds one in its hand.
         assert sorted(made) == list(range(2 * (dataset.PREFETCHED + 1)))
@@ -348,7 +348,7 @@ def test_only_a_few_batches_wait(sides, monkeypatch):
 @pytest.mark.parametrize("used", [0, 1, 7])
 def test_leaving_early_leaves_no_thread(sides, used):
     before = threading.enumerate()
-    with batches(sides, 1, 64, SETTINGS, seed=0) as stream:
+    with batches(sides, 1, 64, 0.8, SETTINGS, seed=0) as stream:
         assert len(alive_threads(before)) == dataset.THREADS
         for _ in range(used):
             next(stream)
@@ -359,7 +359,7 @@ def test_error_in_the_loop_leaves_no_thread(sides):
     before = threading.enumerate()
     with (
         pytest.raises(KeyboardInterrupt),
-        batches(sides, 1, 64, SETTINGS, seed=0) as stream,
+        batches(sides, 1, 64, 0.8, SETTINGS, seed=0) as stream,
     ):
         next(stream)
         raise KeyboardInterrupt
@@ -373,7 +373,7 @@ def test_interrupt_while_waiting_for_a_batch_leaves_no_thread(sides, monkeypatch
     before = threading.enumerate()
     with (
         pytest.raises(KeyboardInterrupt),
-        batches(sides, 1, 64, SETTINGS, seed=0) as stream,
+        batches(sides, 1, 64, 0.8, SETTINGS, seed=0) as stream,
     ):
         interrupted.start()
         next(stream)
@@ -388,7 +388,7 @@ from fsgan.data.augmentation import AugmentationSettings
 from fsgan.data.dataset import FaceSet, batches
 
 faces = FaceSet(np.zeros((1, 320, 320, 3), "u1"), np.zeros((1, 320, 320), "u1"), ["x"])
-with batches([faces], 64, 256, AugmentationSettings(), seed=0) as stream:
+with batches([faces], 64, 256, 0.8, AugmentationSettings(), seed=0) as stream:
     next(stream)
     raise SystemExit(7)
 """
@@ -400,7 +400,7 @@ with batches([faces], 64, 256, AugmentationSettings(), seed=0) as stream:
 
 def test_error_in_a_thread_reaches_the_loop_as_itself_and_once(sides):
     before = threading.enumerate()
-    with batches([broken(sides[0])], 8, 64, SETTINGS, seed=0) as stream:
+    with batches([broken(sides[0])], 8, 64, 0.8, SETTINGS, seed=0) as stream:
         with pytest.raises(IndexError, match="out of bounds"):
             next(stream)
         assert list(stream) == []
@@ -416,7 +416,7 @@ def break_at_two(faces, iteration, *rest):
 def test_error_comes_in_place_of_its_batch(sides, monkeypatch):
     monkeypatch.setattr(dataset, "make_batch", break_at_two)
     before = threading.enumerate()
-    with batches(sides, 1, 64, SETTINGS, seed=0) as stream:
+    with batches(sides, 1, 64, 0.8, SETTINGS, seed=0) as stream:
         assert [next(stream), next(stream)] == [0, 1]
         with pytest.raises(RuntimeError, match="damaged face"):
             next(stream)
@@ -426,7 +426,7 @@ def test_error_comes_in_place_of_its_batch(sides, monkeypatch):
 def test_error_behind_the_last_used_batch_is_not_raised(sides, monkeypatch):
     monkeypatch.setattr(dataset, "make_batch", break_at_two)
     before = threading.enumerate()
-    with batches(sides, 1, 64, SETTINGS, seed=0) as stream:
+    with batches(sides, 1, 64, 0.8, SETTINGS, seed=0) as stream:
         assert next(stream) == 0
     assert alive_threads(before) == []
 
@@ -434,7 +434,7 @@ def test_error_behind_the_last_used_batch_is_not_raised(sides, monkeypatch):
 def test_empty_batch_is_refused(sides):
     with (
         pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"),
-        batches(sides, 0, 64, SETTINGS, seed=0),
+        batches(sides, 0, 64, 0.8, SETTINGS, seed=0),
     ):
         pass
 
@@ -456,7 +456,7 @@ def test_center_crop_frames_as_training_does(sides, face):
     still = AugmentationSettings(rotation=0, zoom=0, shift=0, flip=0, color_match=0)
     side = sides[1]
     targets = [
-        make_batch([side], iteration, 8, 64, still, seed=0).sides[0].target
+        make_batch([side], iteration, 8, 64, 0.8, still, seed=0).sides[0].target
         for iteration in range(20)
     ]
     mean = np.mean(np.concatenate(targets), axis=0)

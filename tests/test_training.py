@@ -90,7 +90,7 @@ def test_training_leaves_checkpoint_previews_and_losses(trained):
     assert read_losses(model_dir)["iteration"].tolist() == [10]
     settings = read_settings(checkpoint)
     assert settings["training"]["batch_size"] == 2
-    assert settings["coverage"] == settings["training"]["augmentation"]["coverage"]
+    assert settings["coverage"] == settings["model"]["coverage"]
 
 
 def test_the_preview_shows_the_faces_in_its_first_row(trained, faces):

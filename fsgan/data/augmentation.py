@@ -23,7 +23,7 @@ BLUR_SIZES = (5, 7, 9, 11)  # length of the motion blur, pixels of the network's
 
 @dataclass(frozen=True)
 class AugmentationSettings:
-    """How much training faces are varied, and how much of a face the network sees.
+    """How much training faces are varied.
 
     Attributes:
         rotation: largest angle to either side, degrees.
@@ -32,7 +32,6 @@ class AugmentationSettings:
         flip: probability of a mirrored face.
         color_match: probability of another face's colours.
         motion_blur: probability of a motion blur (0.25 is a good value).
-        coverage: share of the crop's width seen, in training and conversion.
     """
 
     rotation: float = 10.0
@@ -41,11 +40,10 @@ class AugmentationSettings:
     flip: float = 0.5
     color_match: float = 0.5
     motion_blur: float = 0.0
-    coverage: float = 0.8
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
-        accepted = {"rotation": (0, 180), "zoom": (0, 0.9), "coverage": (0.1, 1)}
+        accepted = {"rotation": (0, 180), "zoom": (0, 0.9)}
         for field in fields(self):
             low, high = accepted.get(field.name, (0, 1))
             value = getattr(self, field.name)
@@ -232,6 +230,7 @@ def sample(
     partner: np.ndarray,
     settings: AugmentationSettings,
     resolution: int,
+    coverage: float,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Makes one training sample: what goes in, what should come out, where eyes are.
@@ -242,6 +241,7 @@ def sample(
         partner: Crop whose colours the face may take, RGB uint8 (any, any, 3).
         settings: How much to vary.
         resolution: Side of the network's images, pixels, a multiple of 8.
+        coverage: Share of the crop's width that the network sees, in (0, 1].
         rng: Source of every draw.
 
     Returns:
@@ -261,7 +261,7 @@ def sample(
         shift=rng.uniform(-settings.shift, settings.shift, size=2) * CROP,
         flip=rng.random() < settings.flip,
     )
-    share = settings.coverage * rng.uniform(1 - COVERAGE_SPREAD, 1 + COVERAGE_SPREAD)
+    share = coverage * rng.uniform(1 - COVERAGE_SPREAD, 1 + COVERAGE_SPREAD)
     noise = rng.normal(scale=rng.uniform(*NODE_NOISE), size=(GRID, GRID, 2))
     grid = warp_grid(min(share, 1) * CROP / 2, noise)
     warped, target, eyes = warp_pair(

@@ -166,6 +166,7 @@ def make_batch(
     iteration: int,
     batch_size: int,
     resolution: int,
+    coverage: float,
     settings: AugmentationSettings,
     seed: int,
 ) -> Batch:
@@ -180,6 +181,7 @@ def make_batch(
         iteration: Number of the iteration, 0 or more.
         batch_size: Faces of each person, 1 or more.
         resolution: Side of the network's images, pixels.
+        coverage: Share of a crop's width that the network sees, in (0, 1].
         settings: How much the faces are varied.
         seed: Seed of the training, 0 or more.
 
@@ -194,7 +196,9 @@ def make_batch(
         for index in rng.integers(len(faces), size=batch_size):
             partner = _image_of_all(face_sets, rng.integers(total))
             image, eyes = faces.images[index], faces.eyes[index]
-            samples.append(sample(image, eyes, partner, settings, resolution, rng))
+            samples.append(
+                sample(image, eyes, partner, settings, resolution, coverage, rng)
+            )
         sides.append(Samples(*map(np.stack, zip(*samples, strict=True))))
     mixes = rng.beta(MIX_ALPHA, MIX_ALPHA, size=2).astype(np.float32)
     return Batch(tuple(sides), *mixes)
@@ -205,6 +209,7 @@ def batches(
     face_sets: Sequence[FaceSet],
     batch_size: int,
     resolution: int,
+    coverage: float,
     settings: AugmentationSettings,
     seed: int,
     first_iteration: int = 0,
@@ -215,6 +220,7 @@ def batches(
         face_sets: Faces of A, then of B, or of one person alone.
         batch_size: Faces of each person, 1 or more.
         resolution: Side of the network's images, pixels.
+        coverage: Share of a crop's width that the network sees, in (0, 1].
         settings: How much the faces are varied.
         seed: Seed of the training, 0 or more.
         first_iteration: Where to start, or to go on.
@@ -235,7 +241,7 @@ def batches(
             if stop.is_set():
                 return
             yield make_batch(
-                face_sets, iteration, batch_size, resolution, settings, seed
+                face_sets, iteration, batch_size, resolution, coverage, settings, seed
             )
 
     threads: list[BackgroundGenerator] = []

@@ -6,7 +6,6 @@ from itertools import groupby
 import cv2
 import numpy as np
 
-from fsgan.data.augmentation import AugmentationSettings
 from fsgan.evaluation.face_metrics import expression_distance
 from fsgan.evaluation.metrics import seam
 from fsgan.evaluation.record import FrameScores
@@ -20,6 +19,7 @@ from fsgan.swap.swapper import FaceSwapper
 
 _CROP_SIZE = 256  # pixels
 _MASK_SIZE = 64  # pixels, of an estimated mask
+_COVERAGE = 0.8  # of a model that is not known, the default of `ModelConfig`
 _SEAM_MARGIN = 4  # pixels around a mask, beyond which no seam reaches
 
 
@@ -133,11 +133,10 @@ class Comparison:
             [(_, layers)] = self._swapper.swap([frame], [faces])
         else:
             rgb = np.zeros((_MASK_SIZE, _MASK_SIZE, 3), np.float32)
-            coverage = AugmentationSettings().coverage
             layers = [
                 place(rgb, feather(_MASK_SIZE), matrix, frame)
                 for matrix in (
-                    crop_matrix(face.landmarks, _MASK_SIZE, coverage) for face in faces
+                    crop_matrix(face.landmarks, _MASK_SIZE, _COVERAGE) for face in faces
                 )
             ]
         alpha = np.zeros((*frame.shape[:2], 1), np.float32)

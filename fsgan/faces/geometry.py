@@ -100,7 +100,7 @@ def crop_matrix(
         size: side of the crop in pixels.
         coverage: share of the full crop's width that is shown, in (0, 1], about its
             centre. 1 is the crop that `fsgan.extract_faces` saves; the networks see
-            the `coverage` of `fsgan.AugmentationSettings`.
+            the `coverage` of `fsgan.ModelConfig`.
 
     Returns:
         float64 (2, 3) matrix from frame pixels to crop pixels.

@@ -132,10 +132,11 @@ def transfer_weights(model_dir: str | Path, gan: FaceSwapGAN, what: str) -> None
         asdict(gan.config),
     )
     of_decoders = ("mask", "discriminators", "people") if what == "encoder" else ()
+    free = ("coverage", *of_decoders)
     differing = [
         f"{name} {theirs[name]!r}, not {value!r}"
         for name, value in ours.items()
-        if name not in of_decoders and theirs[name] != value
+        if name not in free and theirs[name] != value
     ]
     if differing:
         raise ValueError(
@@ -183,8 +184,10 @@ def read_settings(folder: Path) -> dict:
     """
     try:
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        settings["model"], settings["iteration"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        # Older checkpoints say it beside the model.
+        settings["model"].setdefault("coverage", settings.get("coverage", 0.8))
+        settings["iteration"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{folder / SETTINGS} is missing or damaged: delete the folder {folder} to "
             "use the checkpoint before it"

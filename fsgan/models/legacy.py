@@ -6,13 +6,13 @@ files, which is also the order of our networks.
 """
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import keras
 import numpy as np
 
-from fsgan.data.augmentation import AugmentationSettings
 from fsgan.models.checkpoint import latest_checkpoint, save_checkpoint
 from fsgan.models.networks import ModelConfig
 from fsgan.training.gan import FaceSwapGAN
@@ -78,13 +78,13 @@ def import_legacy(
         FileExistsError: `model_dir` already holds a model.
         ValueError: a file is damaged or of another model, or an argument is wrong.
     """
-    AugmentationSettings(coverage=coverage)  # refuses what no model may have
+    ModelConfig(coverage=coverage)  # refuses what no model may have
     if latest_checkpoint(model_dir):
         raise FileExistsError(
             f"{model_dir} already holds a model: import into another folder"
         )
     config, weights = read_legacy(weights_dir, norm)
-    gan = FaceSwapGAN(config)
+    gan = FaceSwapGAN(replace(config, coverage=coverage))
     for name, network in gan.networks.items():
         path = Path(weights_dir) / FILES[name]
         if name in weights:

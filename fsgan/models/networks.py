@@ -41,6 +41,8 @@ class ModelConfig:
         people: 2, or 1 for one person's autoencoder.
         latent: Width of the bottleneck, 1 or more; None takes 1024, at "lite" above 64
             pixels 2048.
+        coverage: Share of a stored crop's width that the networks see, in training and
+            in conversion, from 0.1 to 1.
 
     Raises:
         ValueError: A value is not one of these.
@@ -54,6 +56,7 @@ class ModelConfig:
     discriminators: bool = True
     people: int = 2
     latent: int | None = None
+    coverage: float = 0.8
 
     def __post_init__(self) -> None:
         """Refuses what no network can be built from, fills in the latent's width."""
@@ -69,6 +72,10 @@ class ModelConfig:
         if not (type(self.latent) is int and self.latent >= 1):
             raise ValueError(
                 f"latent must be a whole number >= 1 or None, got {self.latent!r}"
+            )
+        if not (isinstance(self.coverage, (int, float)) and 0.1 <= self.coverage <= 1):
+            raise ValueError(
+                f"coverage must be a number from 0.1 to 1, got {self.coverage!r}"
             )
 
     @property

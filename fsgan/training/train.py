@@ -218,7 +218,7 @@ def train(
             f"the model knows {model.people} person(s): faces_b must be "
             + ("None" if model.people == 1 else "a folder of faces")
         )
-    coverage = settings.augmentation.coverage
+    coverage = model.coverage
     folders = [(faces_a, masks_a), (faces_b, masks_b)][: model.people]
     trained, held_out = zip(
         *(
@@ -268,6 +268,7 @@ def train(
                 trained,
                 batch_size=settings.batch_size,
                 resolution=model.resolution,
+                coverage=coverage,
                 settings=settings.augmentation,
                 seed=settings.seed,
                 first_iteration=gan.iteration * gan.batches_per_step,
@@ -313,18 +314,17 @@ def _settings_to_go_on(
     saved = read_settings(checkpoint)
     saved_model = ModelConfig(**saved["model"])
     if "training" in saved:
+        augmentation = dict(saved["training"]["augmentation"])
+        augmentation.pop("coverage", None)  # of older checkpoints: now the model's
         saved_settings = TrainSettings(
             **saved["training"]
             | {
-                "augmentation": AugmentationSettings(
-                    **saved["training"]["augmentation"]
-                ),
+                "augmentation": AugmentationSettings(**augmentation),
                 "losses": LossWeights(**saved["training"]["losses"]),
             }
         )
     else:  # weights trained elsewhere
-        framing = AugmentationSettings(coverage=saved["coverage"])
-        saved_settings = settings or TrainSettings(augmentation=framing)
+        saved_settings = settings or TrainSettings()
     model, settings = model or saved_model, settings or saved_settings
     was = _flat(asdict(saved_model) | asdict(saved_settings))
     now = _flat(asdict(model) | asdict(settings))
