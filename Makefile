@@ -48,7 +48,7 @@ notebooks: $(INSTALLED) ## Open the notebooks in JupyterLab.
 
 # The tests exercise what is optional, too; face-alignment brings PyTorch.
 $(OPTIONAL): $(INSTALLED)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[landmarks,provenance,identity]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[landmarks,provenance]'
 	@touch $@
 
 test: $(OPTIONAL) ## Run the tests, two files at a time.
