@@ -179,7 +179,7 @@ def twelve_frames(detector: FaceDetector, frame: np.ndarray) -> None:
     faces = []
     for index in range(12):
         boxes = [face.box for face in faces]
-        faces = detector.find(frame, boxes, search=index == 0)
+        faces = detector.detect_next(frame, boxes, search=index == 0)
 
 
 def bench_generator(folder: Path) -> None:

@@ -312,16 +312,16 @@ def test_an_interrupted_conversion_leaves_no_half_video(
         convert_video(clip, tmp_path / "half.mp4", model_dir)
     # The first pass is whole: the next conversion goes on from there.
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["half.faces.json", "half.tracks.png"]
+    assert names == ["half.tracks.json", "half.tracks.png"]
     monkeypatch.undo()
-    monkeypatch.setattr(FaceDetector, "find", interrupt)
+    monkeypatch.setattr(FaceDetector, "detect_next", interrupt)
     result = convert_video(clip, tmp_path / "half.mp4", model_dir)
     assert result.frames_with_face == FRAMES - 1
 
 
 def test_the_first_pass_can_be_made_before(model_dir, clip, tmp_path, monkeypatch):
     followed = follow_faces(clip, tmp_path / "faces")
-    monkeypatch.setattr(FaceDetector, "find", None)
+    monkeypatch.setattr(FaceDetector, "detect_next", None)
     settings = ConvertSettings(smoothing=0.3)
     result = convert_video(
         clip, tmp_path / "swap.mp4", model_dir, settings, faces=tmp_path / "faces"
@@ -340,7 +340,7 @@ def test_an_output_that_cannot_be_is_refused_before_the_search(
 
 def test_faces_that_are_known_are_not_searched(model_dir, monkeypatch):
     [face] = FaceDetector().detect(astronaut())
-    monkeypatch.setattr(FaceDetector, "find", None)
+    monkeypatch.setattr(FaceDetector, "detect_next", None)
     swapper = FaceSwapper(model_dir, ConvertSettings(color="none"))
     results = swapper.swap([astronaut()] * 2, [[face], []])
     assert [len(layers) for _, layers in results] == [1, 0]

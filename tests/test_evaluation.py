@@ -252,12 +252,12 @@ def test_a_real_conversion_with_its_model(
     video = tmp_path / "swap.mkv"
     settings = ConvertSettings(lossless=True, color="none", search_every=3)
     convert_video(clips[0], video, model_dir, settings)
-    record = (tmp_path / "swap.faces.json").read_text()
+    record = (tmp_path / "swap.tracks.json").read_text()
     # What the conversion found is not searched for again, and stays as it is.
     monkeypatch.delattr("fsgan.faces.tracks._search")
     monkeypatch.setattr("fsgan.evaluation.report.write_report", write_report)
     found = evaluate(clips[0], video, *faces, tmp_path / "report", model=model_dir)
-    assert (tmp_path / "swap.faces.json").read_text() == record
+    assert (tmp_path / "swap.tracks.json").read_text() == record
     # Masks made again with the settings of the conversion, to the pixel.
     assert found.untouched.outside_psnr == 100
     assert {frame.outside for frame in found.frames} == {0}

@@ -79,8 +79,8 @@ class Comparison:
         boxes = [face.box for face in faces]
         pairs = zip(
             runs,
-            self._detector.aim(source, boxes),
-            self._detector.aim(after, boxes),
+            self._detector.detect_near(source, boxes),
+            self._detector.detect_near(after, boxes),
             strict=True,
         )
         seen = [(run, old, new) for run, old, new in pairs if old]

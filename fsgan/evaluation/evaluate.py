@@ -40,7 +40,7 @@ from fsgan.evaluation.record import (
 )
 from fsgan.evaluation.video_metrics import audio_offset
 from fsgan.faces.descriptors import load_descriptor
-from fsgan.faces.tracks import FollowedFaces, follow_faces
+from fsgan.faces.tracks import FaceTracks, follow_faces
 from fsgan.media.provenance import sidecar_path
 from fsgan.media.reader import VideoInfo, probe
 from fsgan.swap.swapper import DIRECTIONS, ConvertSettings, FaceSwapper
@@ -242,10 +242,10 @@ def _follow(
     out_dir: Path,
     settings: ConvertSettings,
     part: tuple[float, float | None],
-) -> FollowedFaces:
+) -> FaceTracks:
     """The faces of the source; what the conversion found is not searched for again."""
     out_dir.mkdir(parents=True, exist_ok=True)
-    for suffix in (".faces.json", ".tracks.png"):
+    for suffix in (".tracks.json", ".tracks.png"):
         known = swapped.with_suffix(suffix)
         copy = out_dir / known.name
         if known.is_file() and known.resolve() != copy.resolve():
@@ -263,7 +263,7 @@ def _follow(
 
 
 def _check_tracks(
-    followed: FollowedFaces, tracks: Collection[int] | None
+    followed: FaceTracks, tracks: Collection[int] | None
 ) -> Collection[int] | None:
     """The tracks asked for; raises where one of them is not there."""
     numbers = [track.number for track in followed.tracks]

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from fsgan.evaluation.comparison import Comparison
 from fsgan.evaluation.faces import evenly
-from fsgan.faces.tracks import FollowedFaces
+from fsgan.faces.tracks import FaceTracks
 from fsgan.media.prefetch import prefetch
 from fsgan.media.reader import Frame, probe, read_frames, time_limits
 from fsgan.swap.swapper import FaceSwapper
@@ -23,7 +23,7 @@ _SURROUNDINGS = 1.8  # sides of a face's box that a picture of it shows
 def compare_videos(
     videos: tuple[Path, Path],
     part: Part,
-    followed: FollowedFaces,
+    followed: FaceTracks,
     tracks: Collection[int] | None,
     swapper: FaceSwapper | None,
     count: int,
@@ -69,7 +69,7 @@ def compare_videos(
 def cut_out_frames(
     videos: tuple[Path, Path],
     part: Part,
-    followed: FollowedFaces,
+    followed: FaceTracks,
     tracks: Collection[int] | None,
     indices: Collection[int],
 ) -> list[tuple[int, np.ndarray, np.ndarray]]:

@@ -1,22 +1,26 @@
-"""Faces linked over frames, each followed by its own Kalman filter; shot cuts."""
+"""Faces linked over frames, each smoothed by its own Kalman filter; shot cuts."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import count
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from fsgan.faces.detector import FaceDetector
 from fsgan.faces.geometry import Face, intersection_over_union
 
+_MIN_OVERLAP = 0.3  # intersection over union, of boxes that are linked
+_MAX_MISSED = 5  # frames for which a track waits for its face to come back
 # Of the face's size, between expected and found points. Within a shot up to 0.11 was
 # seen; more is a cut to nearly the same place.
 _MAX_JUMP = 0.15
-# Of the similarity of two frames; 0.65 and more was seen within a shot, and where
-# sentences of one speaker are joined; most shots of different scenes are below 0.2.
+# Of two frames; 0.65 and more was seen within a shot, most cuts are below 0.2.
 _MIN_SIMILARITY = 0.5
 _UNKNOWN_VELOCITY = 1e4  # variance, (pixels a frame) squared
-_THUMBNAIL = (64, 36)  # pixels, what frames are compared at
+_STEP = np.array([[1.0, 1.0], [0.0, 1.0]])  # of position and velocity, in one frame
+_THUMBNAIL = (64, 36)  # pixels, the size at which frames are compared
 
 
 class KalmanFilter:
@@ -54,9 +58,8 @@ class KalmanFilter:
         Returns:
             float64, the expected position, in the shape of the measurement.
         """
-        step = np.array([[1.0, 1.0], [0.0, 1.0]])
         self.position = self.position + self.velocity
-        self.covariance = step @ self.covariance @ step.T + self.noise * np.eye(2)
+        self.covariance = _STEP @ self.covariance @ _STEP.T + self.noise * np.eye(2)
         return self.position
 
     def correct(self, measurement: np.ndarray) -> np.ndarray:
@@ -79,12 +82,11 @@ class KalmanFilter:
 def smooth(measurements: np.ndarray, seen: np.ndarray, noise: float) -> np.ndarray:
     """Smooths a path looking both ways: without lag, and across gaps.
 
-    The model is that of `KalmanFilter`, but that nothing is presumed of the first
-    velocity.
+    The model is that of `KalmanFilter`, except that the first velocity is unknown.
 
     Args:
-        measurements: float (n, ...), n >= 1, pixels; what stands where nothing was
-            seen is not looked at.
+        measurements: float (n, ...), n >= 1, pixels; values where nothing was seen are
+            ignored.
         seen: bool (n,), where there is a measurement; the first is one.
         noise: process noise relative to the measurement noise, above 0.
 
@@ -102,19 +104,18 @@ def smooth(measurements: np.ndarray, seen: np.ndarray, noise: float) -> np.ndarr
         raise ValueError("the path must begin with a measurement: seen[0] is not True")
     kalman = KalmanFilter(measurements[0], noise)
     kalman.covariance = np.diag([1.0, _UNKNOWN_VELOCITY])
-    step = np.array([[1.0, 1.0], [0.0, 1.0]])
     states, gains = [np.stack([kalman.position, kalman.velocity])], []
     for measurement, is_seen in zip(measurements[1:], seen[1:], strict=True):
         filtered = kalman.covariance
         kalman.predict()
-        gains.append(filtered @ step.T @ np.linalg.inv(kalman.covariance))
+        gains.append(filtered @ _STEP.T @ np.linalg.inv(kalman.covariance))
         if is_seen:
             kalman.correct(measurement)
         states.append(np.stack([kalman.position, kalman.velocity]))
     for index in reversed(range(len(gains))):
-        expected = np.tensordot(step, states[index], axes=1)
-        surprise = states[index + 1] - expected
-        states[index] = states[index] + np.tensordot(gains[index], surprise, axes=1)
+        expected = np.tensordot(_STEP, states[index], axes=1)
+        residual = states[index + 1] - expected
+        states[index] = states[index] + np.tensordot(gains[index], residual, axes=1)
     return np.array(states)[:, 0]
 
 
@@ -146,40 +147,48 @@ class CutDetector:
         """
         small = cv2.resize(frame, _THUMBNAIL, interpolation=cv2.INTER_AREA)
         gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(float)
-        known = self._shape is not None
-        same_size = frame.shape == self._shape
+        is_first, same_size = self._shape is None, frame.shape == self._shape
         ((variance, shared), (_, last_variance)) = np.cov(
             gray.ravel(), self._last.ravel()
         )
         steady = (0.03 * 255) ** 2  # keeps the noise of flat frames from counting
         similarity = (2 * shared + steady) / (variance + last_variance + steady)
         self._shape, self._last = frame.shape, gray
-        return known and not (same_size and similarity >= _MIN_SIMILARITY)
+        return not is_first and not (same_size and similarity >= _MIN_SIMILARITY)
+
+
+class TrackedFace(NamedTuple):
+    """A face of one frame, linked to those of the frames before.
+
+    Attributes:
+        face: the face smoothed, with the numbers of its track and its run: a run is a
+            stretch of a track without a jump, and nothing may be smoothed from one run
+            to the next. Both count over the video, from 0.
+        found: the same face as the detector gave it.
+    """
+
+    face: Face
+    found: Face
 
 
 @dataclass(eq=False)
-class Track:
-    """One face followed over frames.
-
-    Attributes:
-        number: counts the tracks of a video from 0.
-        face: the face of the last frame in which it was seen, smoothed.
-        found: the same face as the detector gave it.
-        run: counts, over the tracks of a video, the stretches without a jump. Nothing
-            may be smoothed from one to the next.
-        missed: frames since the face was seen.
-    """
+class _Track:
+    """What is known of a face from frame to frame."""
 
     number: int
-    face: Face
-    found: Face
     run: int
-    missed: int = 0
-    _filter: KalmanFilter | None = field(default=None, repr=False)
+    box: np.ndarray  # of the last frame in which the face was seen
+    kalman: KalmanFilter | None
+    missed: int = 0  # frames since then
+
+    def expected_box(self) -> np.ndarray:
+        if self.kalman is None:
+            return self.box
+        return (self.kalman.position + self.kalman.velocity)[:2].ravel()
 
 
 class FaceTracker:
-    """Links the faces of successive frames and smooths each on its own.
+    """Finds the faces of successive frames, links them and smooths each on its own.
 
     Faces are linked where their boxes overlap most (Hungarian assignment). A face that
     overlaps none, as after a cut, starts a new track from its own measurement; where a
@@ -189,35 +198,49 @@ class FaceTracker:
 
     def __init__(
         self,
+        detector: FaceDetector | None,
         noise: float | None = 0.03,
-        min_overlap: float = 0.3,
-        max_missed: int = 5,
+        search_every: int = 5,
     ) -> None:
-        """Sets how faces are linked and smoothed.
+        """Starts before the first frame.
 
         Args:
-            noise: process noise of the Kalman filters, above 0; None turns smoothing
-                off. The default shakes a third as much as the detector and lags 1 to 2
-                pixels where a head moves fast; v2.2's 0.003 shakes a fifth and lags
-                up to 5.
-            min_overlap: smallest intersection over union that links two boxes, in
-                (0, 1).
-            max_missed: frames for which a track waits for its face to come back.
+            detector: finds the faces; None where only `update` is called.
+            noise: process noise of the Kalman filters, above 0; less is smoother and
+                lags more. None turns smoothing off.
+            search_every: every n-th frame is searched for new faces; between, only the
+                places are looked at where faces are expected, while all are there.
 
         Raises:
             ValueError: a setting is out of its range.
         """
         if noise is not None and not noise > 0:
             raise ValueError(f"noise must be above 0 or None, got {noise}")
-        if not 0 < min_overlap < 1:
-            raise ValueError(f"min_overlap must be in (0, 1), got {min_overlap}")
-        if max_missed < 0:
-            raise ValueError(f"max_missed must be at least 0, got {max_missed}")
-        self.noise = noise
-        self.min_overlap = min_overlap
-        self.max_missed = max_missed
-        self._tracks: list[Track] = []
+        if search_every < 1:
+            raise ValueError(f"search_every must be at least 1, got {search_every}")
+        self._detector, self._noise = detector, noise
+        self._search_every = search_every
+        self._cuts = CutDetector()
+        self._frames = 0
+        self._tracks: list[_Track] = []
         self._numbers, self._runs = count(), count()
+
+    def track(self, frame: np.ndarray) -> list[TrackedFace]:
+        """Finds the faces of the next frame.
+
+        Args:
+            frame: RGB uint8 (height, width, 3). Of another size than the one before, it
+                begins a new shot.
+
+        Returns:
+            The faces found in it.
+        """
+        if self._cuts.is_cut(frame):
+            self._tracks = []
+        expected = self.expected_boxes()
+        search = not expected or self._frames % self._search_every == 0
+        self._frames += 1
+        return self.update(self._detector.detect_next(frame, expected, search))
 
     def expected_boxes(self) -> list[np.ndarray]:
         """Says where the faces should be in the next frame.
@@ -226,70 +249,63 @@ class FaceTracker:
             float (4,) each, (left, top, right, bottom): the boxes of all tracks, those
             that wait for their face included.
         """
-        return [self._expected_box(track) for track in self._tracks]
+        return [track.expected_box() for track in self._tracks]
 
-    def end_tracks(self) -> None:
-        """Ends all tracks: the next frame is of another shot."""
-        self._tracks = []
-
-    def update(self, faces: list[Face]) -> list[Track]:
-        """Takes in the faces of the next frame.
+    def update(self, faces: list[Face]) -> list[TrackedFace]:
+        """Links the faces of the next frame, found elsewhere.
 
         Args:
-            faces: the faces found in it, possibly none; one that holds a value that
-                is no number is left out.
+            faces: possibly none; one with a value that is not finite is left out.
 
         Returns:
-            The tracks seen in this frame; each `Track.face` is the smoothed face.
+            The same faces with their tracks.
         """
         faces = [face for face in faces if np.isfinite(_measurement(face)).all()]
         overlap = intersection_over_union(
             np.array(self.expected_boxes()), np.array([face.box for face in faces])
         )
-        for track in self._tracks:
-            if track._filter is not None:
-                track._filter.predict()
-        pairs = [
-            (row, column)
+        linked: dict[int, _Track] = {
+            column: self._tracks[row]
             for row, column in zip(*linear_sum_assignment(-overlap), strict=True)
-            if overlap[row, column] >= self.min_overlap
-        ]
-        seen = [self._follow(self._tracks[row], faces[column]) for row, column in pairs]
-        linked = {column for _, column in pairs}
-        seen += [self._start(f) for i, f in enumerate(faces) if i not in linked]
-        waiting = [track for track in self._tracks if track not in seen]
-        for track in waiting:
+            if overlap[row, column] >= _MIN_OVERLAP
+        }
+        for track in self._tracks:
             track.missed += 1
-        self._tracks = seen + [t for t in waiting if t.missed <= self.max_missed]
-        return seen
+            if track.kalman is not None:
+                track.kalman.predict()
+        tracked, seen = [], []
+        for index, face in enumerate(faces):
+            if index in linked:
+                track, smoothed = linked[index], self._extend(linked[index], face)
+            else:
+                track, smoothed = self._start(face), face
+            seen.append(track)
+            face = replace(smoothed, track=track.number, run=track.run)
+            tracked.append(TrackedFace(face, faces[index]))
+        waiting = [track for track in self._tracks if track not in seen]
+        self._tracks = seen + [t for t in waiting if t.missed <= _MAX_MISSED]
+        return tracked
 
-    def _expected_box(self, track: Track) -> np.ndarray:
-        """Where the track's box should be in the next frame."""
-        if track._filter is None:
-            return track.face.box
-        return (track._filter.position + track._filter.velocity)[:2].ravel()
-
-    def _follow(self, track: Track, found: Face) -> Track:
-        """Corrects a track by the face found for it."""
-        track.face, track.found, track.missed = found, found, 0
-        if track._filter is None:
-            return track
+    def _extend(self, track: _Track, found: Face) -> Face:
+        """Adds a face to a track and smooths it."""
+        track.box, track.missed = found.box, 0
+        if track.kalman is None:
+            return found
         measurement = _measurement(found)
-        jump = np.linalg.norm(measurement - track._filter.position, axis=1)[2:]
+        jump = np.linalg.norm(measurement - track.kalman.position, axis=1)[2:]
         if jump.mean() > _MAX_JUMP * found.size:
-            track._filter = KalmanFilter(measurement, self.noise)
+            track.kalman = KalmanFilter(measurement, self._noise)
             track.run = next(self._runs)
-        else:
-            state = track._filter.correct(measurement)
-            track.face = Face(state[:2].ravel(), state[2:], found.confidence)
-        return track
+            return found
+        state = track.kalman.correct(measurement)
+        return Face(state[:2].ravel(), state[2:], found.confidence)
 
-    def _start(self, face: Face) -> Track:
-        """Starts a track at a face that no track explains."""
+    def _start(self, face: Face) -> _Track:
+        """Starts a track at a face that belongs to none."""
         kalman = None
-        if self.noise is not None:
-            kalman = KalmanFilter(_measurement(face), self.noise)
-        return Track(next(self._numbers), face, face, next(self._runs), _filter=kalman)
+        if self._noise is not None:
+            kalman = KalmanFilter(_measurement(face), self._noise)
+        return _Track(next(self._numbers), next(self._runs), face.box, kalman)
 
 
 def _measurement(face: Face) -> np.ndarray:

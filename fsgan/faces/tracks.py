@@ -1,73 +1,61 @@
-"""The first pass over a video: its faces found, followed, and smoothed both ways."""
+"""The first pass over a video: its faces found, tracked, and smoothed both ways."""
 
+import base64
+import html
+import json
 import logging
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import numpy as np
 from tqdm.auto import tqdm
 
 from fsgan.faces.detector import FaceDetector
-from fsgan.faces.face_record import ROW, read_record, write_record
 from fsgan.faces.geometry import Face, align, crop_matrix
-from fsgan.faces.tracking import CutDetector, FaceTracker, Track, smooth
+from fsgan.faces.tracking import FaceTracker, smooth
 from fsgan.media.image_sequence import ImageSequence, is_sequence
-from fsgan.media.images import contact_sheet, read_image, write_beside, write_image
+from fsgan.media.images import (
+    contact_sheet,
+    evenly,
+    picture_html,
+    write_beside,
+    write_image,
+)
 from fsgan.media.prefetch import prefetch
-from fsgan.media.reader import VideoInfo, probe, read_frames
+from fsgan.media.reader import Frame, VideoInfo, probe, read_frames, time_limits
 
 log = logging.getLogger(__name__)
 
+_VERSION = 2  # Raise it when faces are found or linked otherwise.
 # Looking both ways smooths so much better that it may follow so much faster: a still
 # face still shakes less than half as much as looking back, and fast heads stay sharp.
 _BOTH_WAYS = 6
 _CROPS = 8  # of a track, at most
+_CROP_SIZE = 144  # pixels, of these; dlib's network sees 150
 _TILE = 96  # pixels, of the contact sheet
 _SHOWN = 64  # tracks on the contact sheet, at most
 
-
-class FaceFollower:
-    """Finds the faces of successive frames and follows them, looking back only."""
-
-    def __init__(
-        self, detector: FaceDetector, noise: float | None = 0.03, search_every: int = 5
-    ) -> None:
-        """Starts before the first frame.
-
-        Args:
-            detector: finds the faces.
-            noise: process noise of the Kalman filters, as of `FaceTracker`.
-            search_every: every n-th frame is searched for new faces; between, only the
-                places are looked at where faces are expected.
-        """
-        self._detector = detector
-        self._tracker = FaceTracker(noise)
-        self._cuts = CutDetector()
-        self._search_every = search_every
-        self._frames = 0
-
-    def follow(self, frame: np.ndarray) -> list[Track]:
-        """Finds the faces of the next frame.
-
-        Args:
-            frame: RGB uint8 (height, width, 3). Of another size than the one before, it
-                begins a new shot.
-
-        Returns:
-            The tracks seen in it, as of `FaceTracker.update`.
-        """
-        if self._cuts.is_cut(frame):
-            self._tracker.end_tracks()
-        expected = self._tracker.expected_boxes()
-        search = not expected or self._frames % self._search_every == 0
-        self._frames += 1
-        return self._tracker.update(self._detector.find(frame, expected, search))
+_ROW = np.dtype(
+    [
+        ("frame", np.int64),  # index in the video
+        ("time", np.float64),  # seconds
+        ("track", np.int32),
+        ("run", np.int32),
+        ("confidence", np.float64),  # NaN where the detector missed the face
+        ("found", np.float64, (7, 2)),  # corners of the box, five points; NaN likewise
+        ("smoothed", np.float64, (7, 2)),
+    ]
+)
+# Crops of each track, with the index of the frame that each is of, as JPEG.
+_Crops = dict[int, list[tuple[int, bytes]]]
 
 
 @dataclass(frozen=True)
-class FollowedTrack:
+class Track:
     """One face of a video.
 
     Attributes:
@@ -87,32 +75,27 @@ class FollowedTrack:
     end: float
 
 
-class FollowedFaces:
-    """The faces of a video.
+class FaceTracks:
+    """The tracked faces of a stretch of a video.
 
     Attributes:
         source: the video.
-        tracks: the faces followed, in the order in which they appear.
+        tracks: the faces, in the order in which they appear.
         contact_sheet: RGB uint8 picture, a row for each track; None without tracks.
     """
 
-    def __init__(self, source: Path, rows: np.ndarray) -> None:
-        """Takes what is known of each face in each frame, in the order of the frames.
-
-        Args:
-            source: the video.
-            rows: as made by `follow_faces`.
-        """
+    def __init__(self, source: Path, rows: np.ndarray, crops: _Crops) -> None:
+        """Takes what `follow_faces` knows of each face in each frame."""
         self.source = source
-        self.tracks: list[FollowedTrack] = []
-        self.contact_sheet: np.ndarray | None = None
-        self._rows = rows
+        self._rows, self._crops = rows, crops
         self._frames = rows["frame"].copy()  # to be searched fast
-        for number in np.unique(rows["track"]):
-            seen = self._seen(number)
+        self.tracks: list[Track] = []
+        found = rows[~np.isnan(rows["confidence"])]
+        for number in np.unique(found["track"]):
+            seen = found[found["track"] == number]
             first, last = seen[0], seen[-1]
             self.tracks.append(
-                FollowedTrack(
+                Track(
                     int(number),
                     len(seen),
                     int(first["frame"]),
@@ -121,6 +104,20 @@ class FollowedFaces:
                     float(last["time"]),
                 )
             )
+        self.contact_sheet = self._draw() if self.tracks else None
+
+    def __len__(self) -> int:
+        """The number of tracks."""
+        return len(self.tracks)
+
+    def __repr__(self) -> str:
+        """The video and the number of tracks."""
+        return f"FaceTracks({self.source}: {len(self)} tracks)"
+
+    def _repr_html_(self) -> str:
+        if self.contact_sheet is None:
+            return html.escape(repr(self))
+        return picture_html(self.contact_sheet)
 
     def faces(self, frame: int, only: Collection[int] | None = None) -> list[Face]:
         """Gives the smoothed faces of one frame.
@@ -145,38 +142,35 @@ class FollowedFaces:
             if only is None or row["track"] in only
         ]
 
-    def crops(
-        self, tracks: Collection[FollowedTrack], size: int = 256
-    ) -> list[np.ndarray]:
-        """Cuts some aligned crops of each track out of the video, evenly chosen.
+    def crops(self, tracks: Sequence[Track]) -> list[np.ndarray]:
+        """Gives some aligned crops of each track, evenly spread over its length.
 
         Args:
             tracks: of this video.
-            size: side of the crops in pixels.
 
         Returns:
-            For each track RGB uint8 (n, size, size, 3), 1 <= n <= 8.
+            For each track RGB uint8 (n, 144, 144, 3), 1 <= n <= 8.
         """
-        chosen: dict[int, list[tuple[int, np.ndarray]]] = {}
-        for track in tracks:
-            seen = self._seen(track.number)
-            count = min(_CROPS, 1 + len(seen) // 4)
-            for row in seen[np.linspace(0, len(seen) - 1, count).round().astype(int)]:
-                place = (track.number, row["smoothed"][2:])
-                chosen.setdefault(int(row["frame"]), []).append(place)
-        crops: dict[int, list[np.ndarray]] = {track.number: [] for track in tracks}
-        for frame in read_frames(self.source) if chosen else ():
-            for number, landmarks in chosen.get(frame.index, ()):
-                matrix = crop_matrix(landmarks, size)
-                crops[number].append(align(frame.image, matrix, size))
-            if frame.index == max(chosen):
-                break
-        return [np.stack(of_track) for of_track in crops.values()]
+        return [
+            np.stack([_decode(jpeg) for _, jpeg in self._crops[track.number]])
+            for track in tracks
+        ]
 
-    def _seen(self, number: int) -> np.ndarray:
-        """The rows of a track in which the detector found it."""
-        rows = self._rows
-        return rows[(rows["track"] == number) & ~np.isnan(rows["confidence"])]
+    def _draw(self) -> np.ndarray:
+        """A row of crops for each track, the longest if they are many."""
+        longest = sorted(self.tracks, key=lambda track: -track.frames)[:_SHOWN]
+        if len(longest) < len(self.tracks):
+            log.warning(
+                "the sheet shows the %d longest of %d tracks", _SHOWN, len(self.tracks)
+            )
+        shown = sorted(longest, key=lambda track: track.number)
+        tiles, labels = [], []
+        for track, crops in zip(shown, self.crops(shown), strict=True):
+            tiles += [*crops, *np.zeros((_CROPS - len(crops), 1, 1, 3), np.uint8)]
+            span = f"{track.start:.1f}-{track.end:.1f} s"
+            labels += [f"track {track.number}", span, f"{track.frames} frames"]
+            labels += [""] * (_CROPS - 3)
+        return contact_sheet(tiles, _CROPS, _TILE, labels)
 
 
 def follow_faces(
@@ -190,18 +184,18 @@ def follow_faces(
     start: float = 0.0,
     end: float | None = None,
     fps: Fraction | float | None = None,
-) -> FollowedFaces:
-    """Finds and follows the faces of a video, for `fsgan.convert_video` to swap.
+) -> FaceTracks:
+    """Finds and tracks the faces of a video, for `fsgan.convert_video` to swap.
 
-    Writes two files: `<out>.faces.json` says for each frame and track where the face
+    Writes two files: `<out>.tracks.json` says for each frame and track where the face
     was found (box, five points, confidence; null where the detector missed it for up to
-    5 frames) and where it is once smoothed; `<out>.tracks.png` shows each track, with
-    its number. Where the first is there already, made from the same file with the same
-    settings, nothing is searched again. Frames pass by one by one; what is kept of each
-    face in each is 256 bytes.
+    5 frames) and where it is once smoothed, and holds a few crops of each track;
+    `<out>.tracks.png` shows these with the tracks' numbers. Where the first is there
+    already, made from the same file with the same settings, for this stretch or a
+    longer one, the video is not read again. Memory: 256 bytes a face and frame.
 
     Args:
-        source: the video, or an image sequence, as of `fsgan.media.reader.read_frames`.
+        source: the video or folder of pictures, as of `fsgan.media.reader.read_frames`.
         out: name of the two files; a suffix, as of the video to write, is left out.
         min_face: shorter side of the smallest face taken, in pixels, at least 20.
         min_confidence: smallest score of a face, in [0.7, 1].
@@ -211,10 +205,10 @@ def follow_faces(
             places are looked at where faces are expected, while all are there.
         start: first second.
         end: second to stop at; None goes on to the end.
-        fps: frames a second of an image sequence; None takes 25.
+        fps: frames a second of a folder of pictures; None takes 25.
 
     Returns:
-        The tracks, their faces and the contact sheet.
+        The tracks between `start` and `end`, their faces and the contact sheet.
 
     Raises:
         FileNotFoundError: `source` is missing.
@@ -224,13 +218,13 @@ def follow_faces(
     """
     if smoothing is not None and not smoothing > 0:
         raise ValueError(f"smoothing must be above 0, or None, got {smoothing}")
-    if search_every < 1:
-        raise ValueError(f"search_every must be at least 1, got {search_every}")
-    source, record = Path(source), Path(out).with_suffix(".faces.json")
+    source, tracks_file = Path(source), Path(out).with_suffix(".tracks.json")
     sheet = Path(out).with_suffix(".tracks.png")
-    detector = FaceDetector(min_face, min_confidence)
+    tracker = FaceTracker(
+        FaceDetector(min_face, min_confidence), search_every=search_every
+    )
     info = probe(source, fps)
-    header = fingerprint(source) | {
+    made_from = fingerprint(source) | {
         "fps": str(info.fps),
         "min_face": min_face,
         "min_confidence": min_confidence,
@@ -238,27 +232,27 @@ def follow_faces(
         "start": start,
         "end": end,
     }
-    header, found = read_record(record, header)
-    with write_beside(record) as path:  # before the search, lest it be for nothing
-        if found is None:
-            follower = FaceFollower(detector, search_every=search_every)
-            found = _search(info, follower, start, end, fps)
-            sheet.unlink(missing_ok=True)
+    known = read_tracks(tracks_file, made_from)
+    with write_beside(tracks_file) as path:  # fails before the search, if it must
+        if known is None:
+            known = (made_from, *_search(info, tracker, start, end, fps))
+        made_from, found, crops = known
         rows = _smooth(found, smoothing)
-        write_record(path, header | {"smoothing": smoothing}, rows)
-    followed = FollowedFaces(source, rows)
-    if followed.tracks:
-        if not sheet.is_file():
-            write_image(sheet, _draw(followed))
-        followed.contact_sheet = read_image(sheet)
-    return followed
+        write_tracks(path, made_from | {"smoothing": smoothing}, rows, crops)
+    rows, crops = _within(rows, crops, start, end)
+    tracks = FaceTracks(source, rows, crops)
+    if tracks.contact_sheet is None:
+        sheet.unlink(missing_ok=True)
+    else:
+        write_image(sheet, tracks.contact_sheet)
+    return tracks
 
 
 def fingerprint(source: Path) -> dict[str, str | int]:
     """Tells a video from another one of the same name.
 
     Args:
-        source: the video, a folder of pictures or a pattern of their names.
+        source: the video, or a folder of pictures.
 
     Returns:
         Name, bytes and time of the last change.
@@ -272,26 +266,147 @@ def fingerprint(source: Path) -> dict[str, str | int]:
     }
 
 
+def write_tracks(path: Path, made_from: dict, rows: np.ndarray, crops: _Crops) -> None:
+    """Writes a tracks file: JSON, one line a face; null stands where it was missed.
+
+    Args:
+        path: the file, written in place.
+        made_from: from which file and how the faces were found.
+        rows: what is known of each face in each frame, in the order of the frames.
+        crops: of each track.
+    """
+    encoded = {
+        number: [[frame, base64.b64encode(jpeg).decode()] for frame, jpeg in of_track]
+        for number, of_track in crops.items()
+    }
+    with path.open("w", encoding="utf-8") as file:
+        file.write(json.dumps({"version": _VERSION} | made_from)[:-1] + ', "faces": [')
+        for index, entry in enumerate(map(_to_entry, rows)):
+            file.write(("," if index else "") + "\n" + json.dumps(entry))
+        file.write('\n],\n"crops": ' + json.dumps(encoded) + "}\n")
+
+
+def read_tracks(path: Path, made_from: dict) -> tuple[dict, np.ndarray, _Crops] | None:
+    """Reads what was found, if it was found in the same file in the same way.
+
+    The tracks of a longer stretch of the video serve, too. A damaged file counts as
+    none, and is named in the log.
+
+    Args:
+        path: the file; it may be missing.
+        made_from: from which file and how the faces are to be found, `start` and `end`
+            in seconds among it.
+
+    Returns:
+        What the file was made from, its rows of what was found, not smoothed, and its
+        crops; or None.
+    """
+    if not path.is_file():
+        return None
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        version, entries = known.pop("version"), known.pop("faces")
+        if version != _VERSION:
+            return None
+        rows = [_to_row(entry) for entry in entries if entry["box"] is not None]
+        crops = {
+            int(number): [(frame, base64.b64decode(jpeg)) for frame, jpeg in of_track]
+            for number, of_track in known.pop("crops").items()
+        }
+        if missing := {row[2] for row in rows} - set(crops):
+            raise KeyError(f"crops of track {min(missing)}")
+        same = all(
+            known[name] == value
+            for name, value in made_from.items()
+            if name not in ("start", "end")
+        )
+        covers = known["start"] <= made_from["start"] and _end(made_from) <= _end(known)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("%s is damaged (%r): the faces are searched again", path, error)
+        return None
+    return (known, np.array(rows, _ROW), crops) if same and covers else None
+
+
+def _end(made_from: dict) -> float:
+    return np.inf if made_from["end"] is None else made_from["end"]
+
+
+def _to_entry(row: np.void) -> dict:
+    """What the file says of one face in one frame."""
+    seen = not np.isnan(row["confidence"])
+    return {
+        "frame": int(row["frame"]),
+        "time": float(row["time"]),
+        "track": int(row["track"]),
+        "run": int(row["run"]),
+        "confidence": float(row["confidence"]) if seen else None,
+        "box": row["found"][:2].ravel().tolist() if seen else None,
+        "landmarks": row["found"][2:].tolist() if seen else None,
+        "smoothed_box": row["smoothed"][:2].ravel().tolist(),
+        "smoothed_landmarks": row["smoothed"][2:].tolist(),
+    }
+
+
+def _to_row(entry: dict) -> tuple:
+    """The row of an entry, not smoothed."""
+    points = np.vstack([np.reshape(entry["box"], (2, 2)), entry["landmarks"]])
+    place = (entry[name] for name in ("frame", "time", "track", "run", "confidence"))
+    return (*place, points, points)
+
+
+class _CropSampler:
+    """Keeps every n-th crop of a track, and doubles n when there are too many."""
+
+    def __init__(self) -> None:
+        self.seen, self.every = 0, 1
+        self.kept: list[tuple[int, bytes]] = []
+
+    def add(self, frame: Frame, face: Face) -> None:
+        if self.seen % self.every == 0:
+            matrix = crop_matrix(face.landmarks, _CROP_SIZE)
+            crop = align(frame.image, matrix, _CROP_SIZE)
+            self.kept.append((frame.index, _encode(crop)))
+            if len(self.kept) == 2 * _CROPS:
+                self.kept = self.kept[::2]
+                self.every *= 2
+        self.seen += 1
+
+    def chosen(self) -> list[tuple[int, bytes]]:
+        return evenly(self.kept, min(_CROPS, 1 + self.seen // 4))
+
+
+def _encode(crop: np.ndarray) -> bytes:
+    bgr = cv2.cvtColor(crop, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+
+
+def _decode(jpeg: bytes) -> np.ndarray:
+    bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
 def _search(
     info: VideoInfo,
-    follower: FaceFollower,
+    tracker: FaceTracker,
     start: float,
     end: float | None,
     fps: Fraction | float | None,
-) -> np.ndarray:
-    """Rows of the faces found; nothing is smoothed yet."""
-    found = bytearray()
+) -> tuple[np.ndarray, _Crops]:
+    """Rows of the faces found, not smoothed yet, and crops of each track."""
+    found, samplers = bytearray(), defaultdict(_CropSampler)
     seconds = min(end or np.inf, info.duration) - start
-    frames = max(1, round(info.frame_count * seconds / info.duration))
-    stream = prefetch(read_frames(info.path, start, end, fps), ahead=4)
-    for frame in tqdm(stream, "find faces", frames, unit="frame"):
-        for track in follower.follow(frame.image):
-            face = track.found
-            points = np.vstack([face.box.reshape(2, 2), face.landmarks]).round(3)
-            time, confidence = round(float(frame.time), 6), round(face.confidence, 6)
-            place = (frame.index, time, track.number, track.run)
-            found += np.array([(*place, confidence, points, points)], ROW).tobytes()
-    return np.frombuffer(found, ROW)
+    count = max(1, round(info.frame_count * seconds / info.duration))
+    frames = prefetch(read_frames(info.path, start, end, fps), ahead=4)
+    for frame in tqdm(frames, "find faces", count, unit="frame"):
+        for face, as_found in tracker.track(frame.image):
+            samplers[face.track].add(frame, as_found)
+            box = as_found.box.reshape(2, 2)
+            points = np.vstack([box, as_found.landmarks]).round(3)
+            confidence = round(as_found.confidence, 6)
+            place = (frame.index, float(frame.time), face.track, face.run)
+            found += np.array([(*place, confidence, points, points)], _ROW).tobytes()
+    crops = {number: sampler.chosen() for number, sampler in samplers.items()}
+    return np.frombuffer(found, _ROW), crops
 
 
 def _smooth(found: np.ndarray, smoothing: float | None) -> np.ndarray:
@@ -303,10 +418,10 @@ def _smooth(found: np.ndarray, smoothing: float | None) -> np.ndarray:
         of_run = found[found["run"] == run]
         frames = np.arange(of_run["frame"][0], of_run["frame"][-1] + 1)
         seen = np.isin(frames, of_run["frame"])
-        rows = np.zeros(len(frames), ROW)
+        rows = np.zeros(len(frames), _ROW)
         rows["confidence"], rows["found"] = np.nan, np.nan
         rows["track"], rows["run"] = of_run["track"][0], run
-        rows["time"] = np.interp(frames, of_run["frame"], of_run["time"]).round(6)
+        rows["time"] = np.interp(frames, of_run["frame"], of_run["time"])
         rows[seen] = of_run
         rows["frame"] = frames
         smoothed = smooth(rows["found"], seen, _BOTH_WAYS * smoothing)
@@ -315,19 +430,16 @@ def _smooth(found: np.ndarray, smoothing: float | None) -> np.ndarray:
     return np.sort(np.concatenate(runs), order=["frame", "track"])
 
 
-def _draw(followed: FollowedFaces) -> np.ndarray:
-    """A row of crops for each track, the longest if they are many."""
-    longest = sorted(followed.tracks, key=lambda track: -track.frames)[:_SHOWN]
-    if len(longest) < len(followed.tracks):
-        log.warning(
-            "the sheet shows the %d longest of %d tracks", _SHOWN, len(followed.tracks)
-        )
-    shown = sorted(longest, key=lambda track: track.number)
-    tiles, labels = [], []
-    for track, crops in zip(shown, followed.crops(shown, _TILE), strict=True):
-        blank = np.zeros((_CROPS - len(crops), *crops.shape[1:]), np.uint8)
-        tiles += [*crops, *blank]
-        span = f"{track.start:.1f}-{track.end:.1f} s"
-        labels += [f"track {track.number}", span, f"{track.frames} frames"]
-        labels += [""] * (_CROPS - 3)
-    return contact_sheet(tiles, _CROPS, _TILE, labels)
+def _within(
+    rows: np.ndarray, crops: _Crops, start: float, end: float | None
+) -> tuple[np.ndarray, _Crops]:
+    """The rows of a stretch, and of each track in it the crops, if there are any."""
+    first, last = time_limits(start, end)
+    after = rows["time"] >= float(first)
+    rows = rows[after & (rows["time"] < (np.inf if last is None else float(last)))]
+    limited = {}
+    for number in np.unique(rows["track"]):
+        of_track = rows[rows["track"] == number]["frame"]
+        inside = [crop for crop in crops[number] if crop[0] in of_track]
+        limited[int(number)] = inside or crops[number]
+    return rows, limited

@@ -14,7 +14,7 @@ import numpy as np
 
 from fsgan.faces.geometry import Face, align, crop_matrix
 from fsgan.faces.identity import Identity
-from fsgan.faces.tracks import FollowedFaces, follow_faces
+from fsgan.faces.tracks import FaceTracks, follow_faces
 from fsgan.media.credentials import check_certificate, sign
 from fsgan.media.images import list_images, read_image, write_beside, write_image
 from fsgan.media.provenance import (
@@ -59,7 +59,7 @@ class ConvertedVideo:
     frames_damaged: int
     frames_per_second: float
     swapped: tuple[int, ...]
-    faces: FollowedFaces
+    faces: FaceTracks
 
     def __str__(self) -> str:
         """One line for a table."""
@@ -136,8 +136,8 @@ def convert_video(
 
     Two passes: the first finds and follows the faces (`fsgan.follow_faces`), so that
     they are smoothed looking both ways; the second swaps them. What the first finds
-    stays beside the output: `<out>.faces.json`, with which a second conversion need not
-    search again, and `<out>.tracks.png`, which shows each track with its number.
+    stays beside the output: `<out>.tracks.json`, with which a second conversion need
+    not search again, and `<out>.tracks.png`, which shows each track with its number.
 
     Frames pass by a few at a time, however long the video. The output takes its name
     when it is complete. A conversion that was stopped or killed goes on from where it
@@ -237,7 +237,7 @@ def convert_video(
 
 
 def _choose(
-    followed: FollowedFaces, only: Identity | int | Collection[int] | None
+    followed: FaceTracks, only: Identity | int | Collection[int] | None
 ) -> set[int]:
     """Numbers of the tracks to swap."""
     tracks = followed.tracks

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from fsgan.faces.geometry import Face
-from fsgan.faces.tracks import FollowedFaces, fingerprint
+from fsgan.faces.tracks import FaceTracks, fingerprint
 from fsgan.media.images import write_beside, write_image
 from fsgan.media.prefetch import prefetch
 from fsgan.media.provenance import image_xmp, video_metadata
@@ -41,7 +41,7 @@ class SecondPass:
         self,
         swapper: FaceSwapper,
         info: VideoInfo,
-        followed: FollowedFaces,
+        followed: FaceTracks,
         chosen: set[int],
         stretch: tuple[float, float | None, Fraction | float | None],
     ) -> None:

@@ -1,7 +1,7 @@
 """Swaps the faces in frames: cut out, generate, match colours, put back."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from fsgan.faces.detector import FaceDetector
 from fsgan.faces.geometry import Face, align, crop_matrix
-from fsgan.faces.tracks import FaceFollower
+from fsgan.faces.tracking import FaceTracker
 from fsgan.media.prefetch import prefetch_map
 from fsgan.media.provenance import draw_label
 from fsgan.swap.color import COLOR_METHODS, ColorMatcher
@@ -185,7 +185,7 @@ class FaceSwapper:
     def reset(self) -> None:
         """Forgets the faces seen so far; the next frame is of another video."""
         settings = self.settings
-        self._follower = FaceFollower(
+        self._tracker = FaceTracker(
             self.detector, settings.smoothing, settings.search_every
         )
         self._colors = ColorMatcher(settings.color, settings.color_smoothing)
@@ -271,10 +271,7 @@ class FaceSwapper:
         """
         if faces is None:
             faces = [
-                [
-                    replace(track.face, track=track.number, run=track.run)
-                    for track in self._follower.follow(frame)
-                ]
+                [tracked.face for tracked in self._tracker.track(frame)]
                 for frame in frames
             ]
         return self._compose(self._generate(self._cut((frames, faces))))

@@ -1,16 +1,19 @@
-"""The first pass: two real people in one clip, found, followed, written down."""
+"""The first pass: two real people in one clip, found, tracked, written down."""
 
 import json
 from fractions import Fraction
 
+import cv2
 import numpy as np
 import pytest
 
 from fsgan import make_sample_clips
+from fsgan.faces import tracks
 from fsgan.faces.detector import FaceDetector
-from fsgan.faces.tracks import FaceFollower, follow_faces
+from fsgan.faces.geometry import align, crop_matrix
+from fsgan.faces.tracks import follow_faces
 from fsgan.media.images import read_image
-from fsgan.media.reader import read_frames
+from fsgan.media.reader import Frame, read_frames
 from fsgan.media.writer import VideoWriter
 
 FRAMES = 16
@@ -43,14 +46,14 @@ def together(people, tmp_path_factory):
 @pytest.fixture
 def searches(monkeypatch):
     """How many frames were given to the detector, and which of them it shall miss."""
-    find, state = FaceDetector.find, {"frames": 0, "missed": ()}
+    find, state = FaceDetector.detect_next, {"frames": 0, "missed": ()}
 
     def counted(self, image, expected, search=False):
         state["frames"] += 1
         faces = find(self, image, expected, search)
         return [] if state["frames"] - 1 in state["missed"] else faces
 
-    monkeypatch.setattr(FaceDetector, "find", counted)
+    monkeypatch.setattr(FaceDetector, "detect_next", counted)
     return state
 
 
@@ -75,14 +78,14 @@ def test_two_people_are_two_tracks(together, tmp_path):
 
 def test_the_record_says_where_each_face_is(together, tmp_path):
     followed = follow_faces(together, tmp_path / "out.mp4", end=0.2)
-    record = json.loads((tmp_path / "out.faces.json").read_text())
+    record = json.loads((tmp_path / "out.tracks.json").read_text())
     assert record["source"] == "together.mp4"
     assert (record["min_face"], record["smoothing"], record["end"]) == (35, 0.03, 0.2)
     assert [(e["frame"], e["track"]) for e in record["faces"]] == [
         (frame, track) for frame in range(5) for track in range(2)
     ]
     entry = record["faces"][-1]
-    assert entry["time"] == 0.16
+    assert entry["time"] == pytest.approx(0.16)
     assert entry["confidence"] > 0.9
     [face] = followed.faces(4, {1})
     np.testing.assert_array_equal(face.box, entry["smoothed_box"])
@@ -105,22 +108,73 @@ def test_the_sheet_shows_each_track_in_a_row(together, tmp_path):
     # 16 frames give 5 crops each; the rest of the row is black.
     assert sheet[:96, : 5 * 96].mean() > 50
     assert sheet[:96, 5 * 96 :].max() == 0
-    crops = followed.crops(followed.tracks, 96)
-    assert [of_track.shape for of_track in crops] == [(5, 96, 96, 3)] * 2
-    np.testing.assert_array_equal(sheet[112 : 112 + 96, :96], crops[1][0])
+    crops = followed.crops(followed.tracks)
+    assert [of_track.shape for of_track in crops] == [(5, 144, 144, 3)] * 2
+    tile = cv2.resize(crops[1][0], (96, 96), interpolation=cv2.INTER_AREA)
+    assert np.abs(tile.astype(float) - sheet[112 : 112 + 96, :96]).mean() < 6
+    assert len(followed) == 2
+    assert repr(followed) == f"FaceTracks({together}: 2 tracks)"
+    assert followed._repr_html_().startswith("<img ")
 
 
-@pytest.mark.parametrize("again", [{}, {"smoothing": 0.3}, {"start": 0.1, "end": 0.4}])
-def test_the_same_source_is_not_searched_twice(together, tmp_path, searches, again):
+def test_crops_are_evenly_spread_over_tracks_of_any_length(portrait, detector):
+    [face] = detector.detect(portrait)
+    sampler = tracks._CropSampler()
+    for index in range(100):
+        sampler.add(Frame(index, Fraction(index, 25), portrait), face)
+        assert len(sampler.kept) < 16
+    assert len(sampler.chosen()) == 8
+    steps = np.diff([index for index, _ in sampler.chosen()])
+    assert set(steps) <= {8, 16}
+    # What is kept is the aligned crop, but for what JPEG loses.
+    crop = align(portrait, crop_matrix(face.landmarks, 144), 144)
+    [decoded] = [tracks._decode(jpeg) for _, jpeg in sampler.chosen()[:1]]
+    assert np.abs(decoded.astype(float) - crop).mean() < 4
+
+
+@pytest.mark.parametrize("again", [{}, {"smoothing": 0.3}])
+def test_the_same_source_is_not_read_twice(
+    together, tmp_path, searches, monkeypatch, again
+):
     first = follow_faces(together, tmp_path / "out.mp4")
     assert searches["frames"] == FRAMES
+    (tmp_path / "out.tracks.png").unlink()
+    monkeypatch.setattr(tracks, "read_frames", None)
     second = follow_faces(together, tmp_path / "out.mp4", **again)
-    assert searches["frames"] == FRAMES
     assert second.tracks == first.tracks
     np.testing.assert_array_equal(second.contact_sheet, first.contact_sheet)
+    np.testing.assert_array_equal(
+        second.crops(second.tracks), first.crops(first.tracks)
+    )
+    assert (tmp_path / "out.tracks.png").is_file()
     for frame in range(FRAMES):
         difference = box_of(first, frame, 1) - box_of(second, frame, 1)
         assert (difference == 0).all() == ("smoothing" not in again)
+
+
+def test_a_record_of_more_is_limited_to_the_stretch_asked_for(
+    people, tmp_path, searches
+):
+    """A face, then another one in another place: each in its own half only."""
+    cut = [*people[0][:6], *[np.roll(frame, 90, axis=1) for frame in people[1][:6]]]
+    clip = write(tmp_path / "cut.mp4", cut)
+    whole = follow_faces(clip, tmp_path / "out")
+    assert [(t.number, t.first, t.last) for t in whole.tracks] == [
+        (0, 0, 5),
+        (1, 6, 11),
+    ]
+    part = follow_faces(clip, tmp_path / "out", start=0.32, end=0.4)  # frames 8, 9
+    assert searches["frames"] == 12
+    [track] = part.tracks
+    assert (track.number, track.frames, track.first, track.last) == (1, 2, 8, 9)
+    assert (track.start, track.end) == (pytest.approx(0.32), pytest.approx(0.36))
+    assert part.faces(7) == part.faces(10) == part.faces(3) == []
+    np.testing.assert_array_equal(box_of(part, 8, 1), box_of(whole, 8, 1))
+    assert len(part.crops(part.tracks)[0]) >= 1
+    assert part.contact_sheet.shape[0] == 96 + 16
+    # The file still knows the whole.
+    assert follow_faces(clip, tmp_path / "out").tracks == whole.tracks
+    assert searches["frames"] == 12
 
 
 def test_a_record_of_a_part_does_not_serve_for_the_whole(together, tmp_path, searches):
@@ -149,13 +203,16 @@ def test_another_file_of_the_same_name_is_searched(people, tmp_path, searches):
     assert not np.array_equal(first.contact_sheet, second.contact_sheet)
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '{"faces": [{"box": 3}]}', '{"a": 1}'])
+@pytest.mark.parametrize(
+    "damage",
+    ["{", "[]", '{"version": 2, "faces": [{"box": 3}]}', '{"a": 1}'],
+)
 def test_a_damaged_record_is_made_again(together, tmp_path, searches, caplog, damage):
-    (tmp_path / "out.faces.json").write_text(damage)
+    (tmp_path / "out.tracks.json").write_text(damage)
     follow_faces(together, tmp_path / "out", end=0.1)
     assert searches["frames"] == 3
     assert "is damaged" in caplog.text
-    assert json.loads((tmp_path / "out.faces.json").read_text())["faces"]
+    assert json.loads((tmp_path / "out.tracks.json").read_text())["faces"]
 
 
 def test_frames_in_which_a_face_is_missed_are_filled(together, tmp_path, searches):
@@ -168,7 +225,7 @@ def test_frames_in_which_a_face_is_missed_are_filled(together, tmp_path, searche
         assert face.confidence == 0
         [expected] = whole.faces(frame, {1})
         assert np.abs(face.landmarks - expected.landmarks).max() < 2
-    entries = json.loads((tmp_path / "gap.faces.json").read_text())["faces"]
+    entries = json.loads((tmp_path / "gap.tracks.json").read_text())["faces"]
     missed = [entry["frame"] for entry in entries if entry["box"] is None]
     assert missed == [7, 7, 8, 8, 9, 9]
 
@@ -179,7 +236,7 @@ def test_without_smoothing_faces_stay_where_they_were_found(
     searches["missed"] = (7,)
     followed = follow_faces(together, tmp_path / "out", smoothing=None)
     assert followed.faces(7) == []
-    for entry in json.loads((tmp_path / "out.faces.json").read_text())["faces"]:
+    for entry in json.loads((tmp_path / "out.tracks.json").read_text())["faces"]:
         assert entry["landmarks"] == entry["smoothed_landmarks"]
 
 
@@ -211,7 +268,7 @@ def test_the_points_tremble_less_than_the_detector_s(people, tmp_path):
     ]
     clip = write(tmp_path / "still.mp4", [frame.astype(np.uint8) for frame in still])
     follow_faces(clip, tmp_path / "out")
-    entries = json.loads((tmp_path / "out.faces.json").read_text())["faces"]
+    entries = json.loads((tmp_path / "out.tracks.json").read_text())["faces"]
     found, smoothed = (
         np.array([entry[name] for entry in entries])
         for name in ("landmarks", "smoothed_landmarks")
@@ -228,7 +285,9 @@ def test_a_video_without_faces_has_no_tracks(tmp_path):
     assert followed.contact_sheet is None
     assert followed.faces(0) == []
     assert followed.crops([]) == []
-    assert json.loads((tmp_path / "out.faces.json").read_text())["faces"] == []
+    assert len(followed) == 0
+    assert "0 tracks" in followed._repr_html_()
+    assert json.loads((tmp_path / "out.tracks.json").read_text())["faces"] == []
     assert not (tmp_path / "out.tracks.png").exists()
 
 
@@ -236,7 +295,7 @@ def test_an_interrupted_search_leaves_nothing(together, tmp_path, monkeypatch):
     def interrupt(self, image, expected, search=False):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(FaceDetector, "find", interrupt)
+    monkeypatch.setattr(FaceDetector, "detect_next", interrupt)
     with pytest.raises(KeyboardInterrupt):
         follow_faces(together, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -246,7 +305,6 @@ def test_an_interrupted_search_leaves_nothing(together, tmp_path, monkeypatch):
     ("setting", "message"),
     [
         ({"smoothing": 0}, "smoothing must be above 0, or None, got 0"),
-        ({"search_every": 0}, "search_every must be at least 1, got 0"),
         ({"min_face": 3}, "min_face must be at least 20 pixels, got 3"),
         ({"min_confidence": 2}, "min_confidence must be in"),
         ({"start": 9}, "no frame of .*together.mp4 lies in the chosen part"),
@@ -263,33 +321,3 @@ def test_wrong_settings_are_named_and_leave_nothing(
 def test_a_missing_video_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no\.mp4"):
         follow_faces(tmp_path / "no.mp4", tmp_path / "out")
-
-
-# Frames from anywhere
-
-
-def test_every_nth_frame_is_searched_and_the_first_after_a_cut(detector, portrait):
-    asked = []
-
-    class Stub:
-        def find(self, image, expected, search):
-            asked.append((len(expected), search))
-            return faces
-
-    follower = FaceFollower(Stub(), search_every=3)
-    faces = detector.detect(portrait)
-    for _ in range(5):
-        follower.follow(portrait)
-    assert asked == [(0, True), (1, False), (1, False), (1, True), (1, False)]
-    asked.clear()
-    follower.follow(np.ascontiguousarray(portrait[::-1]))
-    assert asked == [(0, True)]
-
-
-def test_frames_of_changing_size_are_shots_of_their_own(detector, portrait):
-    follower = FaceFollower(detector)
-    numbers = []
-    for frame in (portrait, portrait, portrait[:280], portrait[:280, 10:]):
-        [track] = follower.follow(np.ascontiguousarray(frame))
-        numbers.append(track.number)
-    assert numbers == [0, 0, 1, 2]

@@ -1,0 +1,532 @@
+"""Real faces through the real detector; the cascade's steps as in the original."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from matplotlib.cbook import get_sample_data
+from skimage.data import astronaut
+
+from fsgan.faces import detector as mtcnn
+from fsgan.faces.detector import (
+    Cascade,
+    FaceDetector,
+    cut_patches,
+    pyramid_scales,
+    read_network,
+    squares,
+    suppress_overlapping,
+    windows,
+)
+from fsgan.faces.geometry import (
+    intersection_over_union,
+)
+from fsgan.media.images import read_image
+
+# Inputs and outputs of v2.2's detector (`mtcnn_detector.py`), recorded with its own
+# weight files on scikit-image's photograph and random boxes. Its boxes count pixels
+# from 1 and hold their last one.
+GOLDEN = np.load(Path(__file__).parent / "golden" / "cascade.npz")
+# Seen with the eye in scikit-image's photograph, (x, y): eyes, nose, mouth corners.
+POINTS = np.array([[204, 101], [246, 103], [225, 126], [203, 138], [245, 141]])
+BOX = np.array([180, 60, 267, 174])
+
+
+# Faces
+
+
+@pytest.mark.parametrize("min_face", [20, 30, 40, 60, 80])
+def test_the_face_is_found_whatever_the_smallest_face_asked_for(min_face):
+    [face] = FaceDetector(min_face).detect(astronaut())
+    assert np.abs(face.landmarks - POINTS).max() < 5
+    assert np.abs(face.box - BOX).max() < 8
+    assert 0.9 <= face.confidence <= 1
+
+
+def test_a_face_smaller_than_asked_for_is_left_out():
+    assert FaceDetector(min_face=120).detect(astronaut()) == []
+
+
+def test_points_and_box_follow_the_picture(detector, portrait):
+    [face] = detector.detect(portrait)
+    wide = cv2.copyMakeBorder(portrait, 31, 9, 57, 3, cv2.BORDER_REFLECT_101)
+    [moved] = detector.detect(wide)[:1]
+    assert np.abs(moved.landmarks - face.landmarks - (57, 31)).max() < 4
+    large = cv2.resize(portrait, None, fx=2.5, fy=2.5, interpolation=cv2.INTER_CUBIC)
+    [grown] = detector.detect(large)[:1]
+    assert np.abs((grown.landmarks + 0.5) / 2.5 - 0.5 - face.landmarks).max() < 4
+
+
+def test_faces_come_largest_first(detector, portrait):
+    small = cv2.resize(portrait, None, fx=0.7, fy=0.7, interpolation=cv2.INTER_AREA)
+    small = np.pad(small, ((0, 300 - len(small)), (0, 0), (0, 0)), "edge")
+    faces = detector.detect(np.hstack([small, portrait]))
+    assert len(faces) == 2
+    assert faces[0].size > 1.2 * faces[1].size
+    assert faces[1].landmarks[0, 0] < small.shape[1] < faces[0].landmarks[0, 0]
+
+
+def test_unsure_and_small_finds_are_left_out(monkeypatch):
+    points = [20, 30, 40, 30, 30, 45, 22, 60, 38, 60]
+    unsure, small, fine, huge = (
+        [10, 20, 70, 90, 0.89, *points],
+        [10, 20, 57, 90, 0.95, *points],
+        [10, 20, 70, 90, 0.95, *points],
+        [0, 0, 90, 100, 0.9, *points],
+    )
+    asked = []
+
+    class Networks:
+        def search(self, image, min_face):
+            asked.append(min_face)
+            return np.array([small, fine, huge, unsure], float)
+
+    detector = FaceDetector(min_face=48, min_confidence=0.9)
+    monkeypatch.setattr(detector, "_cascade", Networks())
+    first, second = detector.detect(np.zeros((200, 302, 3), np.uint8))
+    assert (first.size, second.size) == (90, 60)
+    np.testing.assert_array_equal(second.box, [10, 20, 70, 90])
+    np.testing.assert_array_equal(second.landmarks[:2], [[20, 30], [40, 30]])
+    assert second.confidence == 0.95
+    assert asked == [40]
+
+
+def test_other_pictures_other_faces():
+    hopper = read_image(get_sample_data("grace_hopper.jpg", asfileobj=False))
+    [face] = FaceDetector(min_face=60).detect(hopper)
+    # Seen with the eye: eyes, nose, mouth corners.
+    seen = [[221, 189], [306, 187], [267, 240], [231, 278], [306, 276]]
+    assert np.abs(face.landmarks - seen).max() < 8
+
+
+@pytest.mark.parametrize("min_face", [20, 40, 80, 120])
+@pytest.mark.parametrize("share", [1.08, 1.5, 3])
+def test_faces_of_all_sizes_asked_for_are_found(portrait, min_face, share):
+    [known] = FaceDetector(min_face=60).detect(portrait)
+    scale = share * min_face / known.size
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    image = cv2.resize(portrait, None, fx=scale, fy=scale, interpolation=way)
+    [face, *_] = FaceDetector(min_face).detect(image)
+    points = (face.landmarks + 0.5) / scale - 0.5
+    assert np.abs(points - known.landmarks).max() < 0.08 * known.size
+
+
+@pytest.mark.parametrize("shape", [(240, 320), (97, 31), (31, 201), (24, 700)])
+def test_pictures_without_a_face_give_none(shape):
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    for image in (noise, np.zeros_like(noise), np.full_like(noise, 255)):
+        assert FaceDetector(min_face=20).detect(image) == []
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (12, 12), (19, 400), (20, 20), (400, 21)])
+def test_tiny_pictures_give_none(shape):
+    image = np.full((*shape, 3), 128, np.uint8)
+    assert FaceDetector(min_face=20).detect(image) == []
+    assert FaceDetector(min_face=60).detect(image) == []
+
+
+@pytest.mark.parametrize(
+    "crop", [(0, 201, 0, 301), (60, 174, 180, 267), (0, 512, 150, 300)]
+)
+def test_odd_shapes_and_tight_crops_are_searched(detector, crop):
+    top, bottom, left, right = crop
+    [face] = detector.detect(astronaut()[top:bottom, left:right])
+    assert np.abs(face.landmarks + np.array([left, top]) - POINTS).max() < 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"min_face": 19.9}, "min_face must be at least 20 pixels, got 19.9"),
+        ({"min_face": float("nan")}, "min_face must be at least 20 pixels, got nan"),
+        ({"min_confidence": 0.69}, r"min_confidence must be in \[0.7, 1\], got 0.69"),
+        ({"min_confidence": 1.01}, r"min_confidence must be in \[0.7, 1\], got 1.01"),
+    ],
+)
+def test_thresholds_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        FaceDetector(**settings)
+
+
+# Near a box
+
+
+def test_near_its_place_the_face_of_the_search_is_found(detector, portrait):
+    [face] = detector.detect(portrait)
+    sides = np.tile(face.box[2:] - face.box[:2], 2)
+    for off in ([0, 0, 0, 0], [0.1, 0.1, 0.1, 0.1], [-0.1, 0.1, -0.1, 0.1]):
+        [found] = detector.detect_near(portrait, [face.box + off * sides])
+        assert intersection_over_union(found.box, face.box).item() > 0.9
+        assert np.abs(found.landmarks - face.landmarks).max() < 0.04 * face.size
+    for grown in (0.85, 1.2):
+        [found] = detector.detect_near(portrait, [scaled(face.box, grown)])
+        assert intersection_over_union(found.box, face.box).item() > 0.9
+
+
+def scaled(box: np.ndarray, factor: float) -> np.ndarray:
+    centre = np.tile(box[:2] + box[2:], 2) / 2
+    return centre + (box - centre) * factor
+
+
+def test_looking_again_and_again_does_not_drift(detector, portrait):
+    [face] = detector.detect(portrait)
+    box = face.box
+    for _ in range(30):
+        [found] = detector.detect_near(portrait, [box])
+        box = found.box
+    assert intersection_over_union(box, face.box).item() > 0.9
+    assert np.abs(found.landmarks - face.landmarks).max() < 0.04 * face.size
+
+
+def test_each_box_gets_its_answer(detector, portrait):
+    [face] = detector.detect(portrait)
+    nothing = np.array([5.0, 200, 85, 290])
+    first, second, third = detector.detect_near(portrait, [nothing, face.box, nothing])
+    assert first is None
+    assert third is None
+    assert intersection_over_union(second.box, face.box).item() > 0.9
+    assert detector.detect_near(portrait, []) == []
+
+
+def test_a_box_beside_the_face_finds_none(detector, portrait):
+    [face] = detector.detect(portrait)
+    beside = face.box + np.array([face.size, 0, face.size, 0])
+    assert detector.detect_near(portrait, [beside]) == [None]
+
+
+@pytest.mark.parametrize(("shift", "seen"), [(50, True), (56, False)])
+def test_a_face_that_is_not_where_it_was_expected_is_missed(monkeypatch, shift, seen):
+    class Networks:
+        def settle(self, image, boxes):
+            return np.hstack(
+                [boxes + np.array([shift, 0, shift, 0]), [[0.99] + 10 * [60.0]]]
+            )
+
+    detector = FaceDetector(min_face=40)
+    monkeypatch.setattr(detector, "_cascade", Networks())
+    # Moved by x of 100 the overlap is (100 - x) / (100 + x): 0.33 and 0.28.
+    [found] = detector.detect_near(
+        np.zeros((200, 200, 3), np.uint8), [np.array([9, 9, 109, 99])]
+    )
+    assert (found is not None) == seen
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        [np.nan, 10, 50, 60],
+        [10, 10, np.inf, 60],
+        [-np.inf, -np.inf, np.inf, np.inf],
+        [50, 10, 50, 60],
+        [50, 60, 10, 10],
+        [-90, -90, -20, -20],
+        [1000, 1000, 1100, 1100],
+        [-1e6, -1e6, 1e6, 1e6],
+    ],
+)
+def test_a_box_out_of_sight_finds_none(detector, portrait, box):
+    assert detector.detect_near(portrait, [np.array(box)]) == [None]
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 40), (1, 1), (2, 300)])
+def test_degenerate_pictures_give_none(detector, shape):
+    image = np.full((*shape, 3), 128, np.uint8)
+    assert detector.detect(image) == []
+    assert detector.detect_near(image, [np.array([0.0, 0, 60, 80])]) == [None]
+    assert detector.detect_next(image, [np.array([0.0, 0, 60, 80])]) == []
+
+
+def test_a_face_cut_by_the_border_is_found(detector, portrait):
+    [face] = detector.detect(portrait)
+    left = int(face.box[0] + 0.12 * face.size)
+    cut = np.ascontiguousarray(portrait[:, left:])
+    [searched] = detector.detect(cut)
+    [near] = detector.detect_near(cut, [face.box - [left, 0, left, 0]])
+    for found in (searched, near):
+        assert np.abs(found.landmarks - face.landmarks + (left, 0)).max() < 12
+    assert searched.box[0] < 3
+
+
+def test_a_face_larger_than_the_frame_does_no_harm(detector, portrait):
+    [face] = detector.detect(portrait)
+    left, top, right, bottom = scaled(face.box, 0.7).round().astype(int)
+    close = np.ascontiguousarray(portrait[top:bottom, left:right])
+    box = face.box - np.tile([left, top], 2)
+    for found in [*detector.detect(close), *detector.detect_near(close, [box])]:
+        assert found is None or np.isfinite(found.landmarks).all()
+
+
+# From frame to frame
+
+
+class Counting(FaceDetector):
+    """Says how often the whole frame was searched."""
+
+    searches = 0
+
+    def detect(self, image):
+        self.searches += 1
+        return super().detect(image)
+
+
+def test_only_what_is_not_expected_is_searched_for(portrait):
+    detector = Counting(min_face=40)
+    [face] = detector.detect_next(portrait, [])
+    assert detector.searches == 1
+    [again] = detector.detect_next(portrait, [face.box])
+    assert detector.searches == 1
+    assert intersection_over_union(again.box, face.box).item() > 0.9
+    [again] = detector.detect_next(portrait, [face.box], search=True)
+    assert detector.searches == 2
+    np.testing.assert_array_equal(again.box, face.box)
+
+
+def test_an_expected_face_that_is_missed_is_searched_for(portrait):
+    detector = Counting(min_face=40)
+    gone = np.array([5.0, 200, 85, 290])
+    [face] = detector.detect_next(portrait, [gone])
+    assert detector.searches == 1
+    assert len(detector.detect_next(portrait, [face.box, gone])) == 1
+    assert detector.searches == 2
+
+
+def test_two_boxes_on_one_face_are_a_search(portrait):
+    detector = Counting(min_face=40)
+    [face] = detector.detect_next(portrait, [])
+    assert len(detector.detect_next(portrait, [face.box, face.box + 4])) == 1
+    assert detector.searches == 2
+
+
+def test_frames_may_change_their_size(detector, portrait):
+    expected = []
+    for scale in (1, 0.7, 1.4, 1):
+        frame = cv2.resize(portrait, None, fx=scale, fy=scale)
+        [face] = detector.detect_next(frame, expected)
+        points = face.landmarks / scale
+        assert np.abs(points - detector.detect(portrait)[0].landmarks).max() < 6
+        expected = [face.box]
+
+
+def from_golden(boxes: np.ndarray) -> np.ndarray:
+    return boxes[:, :4] - [1, 1, 0, 0]
+
+
+@pytest.fixture(scope="module")
+def networks() -> Cascade:
+    return Cascade()
+
+
+# The networks
+
+
+@pytest.mark.parametrize("name", ["pnet", "rnet", "onet"])
+def test_a_network_answers_as_the_original(name):
+    # There the networks see their input with x and y exchanged.
+    images = GOLDEN[f"{name}_in"].transpose(0, 3, 2, 1)
+    network = read_network(name)
+    network.setInput((images.astype(np.float32) - 127.5) / 128)
+    answers = network.forward().transpose(0, 3, 2, 1)
+    expected = GOLDEN[f"{name}_out"]
+    answers = answers.reshape(expected.shape)
+    np.testing.assert_allclose(answers[..., :-2], expected[..., :-2], atol=1e-5)
+    odds = np.exp(answers[..., -2:])
+    score = odds / odds.sum(-1, keepdims=True)
+    np.testing.assert_allclose(score, expected[..., -2:], atol=1e-5)
+
+
+def test_a_network_takes_any_number_and_pnet_any_size():
+    refiner, proposer = read_network("rnet"), read_network("pnet")
+    noise = np.random.default_rng(0).normal(size=(3, 3, 24, 24)).astype(np.float32)
+    refiner.setInput(noise)
+    together = refiner.forward()
+    for image, answer in zip(noise, together, strict=True):
+        refiner.setInput(image[None])
+        np.testing.assert_allclose(refiner.forward()[0], answer, atol=1e-5)
+    for side, cells in ((12, 1), (24, 7), (13, 2), (12, 1)):
+        proposer.setInput(noise[:1, :, :12, :side].copy())
+        assert proposer.forward().shape == (1, 6, 1, cells)
+
+
+def test_neither_tensorflow_nor_the_package_is_needed():
+    code = "import sys, numpy; from fsgan.faces.detector import FaceDetector; "
+    code += "FaceDetector().detect(numpy.zeros((90, 90, 3), 'uint8')); "
+    code += (
+        "sys.exit(bool({'tensorflow', 'keras', 'mtcnn', 'joblib'} & {*sys.modules}))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["pnet", "rnet", "onet"])
+def test_the_files_that_ship_are_what_the_tool_makes_of_the_package(name):
+    path = Path(__file__).parents[1] / "tools" / "make_mtcnn_onnx.py"
+    spec = importlib.util.spec_from_file_location("make_mtcnn_onnx", path)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    import onnx
+
+    made, shipped = tool.make_network(name), onnx.load(tool.FOLDER / f"{name}.onnx")
+    assert made.graph.node == shipped.graph.node
+    pairs = zip(made.graph.initializer, shipped.graph.initializer, strict=True)
+    for ours, theirs in pairs:
+        assert ours.name == theirs.name
+        arrays = map(onnx.numpy_helper.to_array, (ours, theirs))
+        np.testing.assert_allclose(*arrays)
+
+
+# Steps
+
+
+def test_windows_are_those_of_the_original():
+    scores, scale = GOLDEN["gbb_imap"], GOLDEN["gbb_scale"]
+    # Its map has x before y.
+    smallest = float(GOLDEN["gbb_t"])
+    columns, rows = np.nonzero(scores.transpose() >= smallest)
+    boxes = windows(rows, columns, float(scale))
+    order = np.argsort(scores[rows, columns])
+    expected = GOLDEN["gbb_boxes"][np.argsort(GOLDEN["gbb_boxes"][:, 4])]
+    np.testing.assert_array_equal(boxes[order], from_golden(expected))
+
+
+@pytest.mark.parametrize(
+    ("max_overlap", "of_smaller", "kept"),
+    [(0.5, False, "nms_union_0p5"), (0.7, True, "nms_min_0p7")],
+)
+def test_suppression_is_that_of_the_original(max_overlap, of_smaller, kept):
+    boxes = GOLDEN["nms_boxes"]
+    rows = np.column_stack([from_golden(boxes), boxes[:, 4], np.arange(len(boxes))])
+    rows = suppress_overlapping(rows, max_overlap, of_smaller=of_smaller)
+    np.testing.assert_array_equal(rows[:, 5], GOLDEN[kept])
+
+
+def test_squares_are_those_of_the_original():
+    boxes = from_golden(GOLDEN["nms_boxes"])
+    expected = from_golden(GOLDEN["rerec_out"])
+    np.testing.assert_allclose(squares(boxes), expected, atol=1e-6)
+
+
+def test_boxes_move_as_in_the_original():
+    boxes = from_golden(GOLDEN["nms_boxes"])
+    moved = mtcnn._moved(boxes, GOLDEN["bbreg_reg"])
+    np.testing.assert_allclose(moved, from_golden(GOLDEN["bbreg_out"]), atol=1e-6)
+
+
+def test_the_pyramid_goes_from_the_smallest_face_to_the_frame():
+    np.testing.assert_allclose(
+        pyramid_scales((100, 48), 24), [0.5, 0.5 * 0.709, 0.5 * 0.709**2]
+    )
+    np.testing.assert_allclose(pyramid_scales((24, 90), 24), [0.5])
+    assert pyramid_scales((23, 90), 24).size == 0
+    assert pyramid_scales((0, 90), 24).size == 0
+
+
+def test_a_tall_box_becomes_the_square_around_it():
+    np.testing.assert_array_equal(
+        squares(np.array([[10.0, 20, 14, 30]])), [[7, 20, 17, 30]]
+    )
+    assert squares(np.empty((0, 4))).shape == (0, 4)
+
+
+def test_a_patch_of_its_own_size_is_a_slice_of_the_image():
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    [patch] = cut_patches(image, np.array([[7.0, 5, 31, 29]]), 24)
+    np.testing.assert_array_equal(patch, image[5:29, 7:31])
+
+
+def test_a_large_box_is_averaged():
+    image = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    [patch] = cut_patches(image, np.array([[0.0, 0, 96, 96]]), 24)
+    means = image.reshape(24, 4, 24, 4, 3).mean(axis=(1, 3))
+    assert np.abs(patch - means).max() <= 0.5
+
+
+def test_fractions_of_a_pixel_count():
+    ramp = np.tile(np.arange(100, dtype=np.uint8), (100, 1))
+    ramp = cv2.cvtColor(ramp * 2, cv2.COLOR_GRAY2RGB)
+    [patch] = cut_patches(ramp, np.array([[10.5, 10, 34.5, 34]]), 24)
+    np.testing.assert_array_equal(patch[0, :, 0], 2 * np.arange(10, 34) + 1)
+
+
+@pytest.mark.parametrize("side", [6, 12, 18])
+def test_a_patch_shows_the_middle_of_each_of_its_cells(side):
+    ramp = np.tile(np.arange(0, 260, 10).clip(0, 255).astype(np.uint8), (26, 1))
+    ramp = cv2.cvtColor(ramp, cv2.COLOR_GRAY2RGB)
+    [patch] = cut_patches(ramp, np.array([[4.0, 4, 4 + side, 4 + side]]), 24)
+    centres = 4 + (np.arange(24) + 0.5) * side / 24 - 0.5
+    assert np.abs(patch[:, :, 0] - 10 * centres).max() <= 1
+
+
+def test_outside_the_image_is_gray():
+    image = np.zeros((10, 10, 3), np.uint8)
+    [patch] = cut_patches(image, np.array([[-14.0, -14, 10, 10]]), 24)
+    assert (patch[14:, 14:] == 0).all()
+    assert (abs(patch[:14].astype(float) - 127.5) <= 0.5).all()
+    assert (abs(patch[:, :14].astype(float) - 127.5) <= 0.5).all()
+
+
+# The cascade
+
+
+def test_the_face_is_the_one_the_original_found(networks):
+    [row] = networks.search(astronaut(), 20)
+    [box] = from_golden(GOLDEN["astronaut512_raw_boxes_x1y1x2y2s"])
+    points = GOLDEN["astronaut512_raw_points"].reshape(2, 5).T
+    assert np.abs(row[:4] - box).max() < 6  # of 114: the way there differs
+    assert np.abs(row[5:].reshape(5, 2) - points).max() < 3
+    assert row[4] > 0.99
+
+
+def test_a_settled_face_stays_where_it_is(networks):
+    [row] = networks.search(astronaut(), 20)
+    for shift in ([0, 0, 0, 0], [9, 0, 9, 0], [0, -9, 0, -9], [-6, -6, 6, 6]):
+        [again] = networks.settle(astronaut(), row[None, :4] + shift)
+        assert np.abs(again[5:] - row[5:]).max() < 2.5
+        assert again[4] > 0.95
+
+
+def test_a_face_must_pass_the_third_network_three_times(networks, monkeypatch):
+    finish = Cascade.finish
+    for lowered in range(3):
+        looks = []
+
+        def doubtful(self, image, boxes, lowered=lowered, looks=looks):
+            rows = finish(self, image, boxes)
+            if len(looks) == lowered:
+                rows[:, 4] = 0.75
+            looks.append(len(rows))
+            return rows
+
+        monkeypatch.setattr(Cascade, "finish", doubtful)
+        [row] = networks.search(astronaut(), 40)
+        assert len(looks) == 3
+        assert row[4] == 0.75
+
+
+def test_no_box_gives_no_row(networks):
+    image = astronaut()
+    assert networks.refine(image, np.empty((0, 4))).shape == (0, 5)
+    assert networks.finish(image, np.empty((0, 4))).shape == (0, 15)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["_proposer", "_refiner", "_finisher"])
+def test_answers_that_are_no_numbers_are_no_faces(networks, monkeypatch, name, value):
+    class Broken:
+        def setInput(self, images):  # noqa: N802
+            self.images = images
+
+        def forward(self):
+            count, _, height, width = self.images.shape
+            if name == "_proposer":
+                return np.full((count, 6, height // 2 - 5, width // 2 - 5), value)
+            return np.full((count, 6 if name == "_refiner" else 16, 1, 1), value)
+
+    monkeypatch.setattr(networks, name, Broken())
+    assert len(networks.search(astronaut(), 40)) == 0
+    if name == "_finisher":
+        rows = networks.settle(astronaut(), np.array([[180.0, 60, 267, 174]]))
+        assert rows[0, 4] <= 0.5
+        assert np.isfinite(rows).all()
