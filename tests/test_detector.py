@@ -27,9 +27,10 @@ from fsgan.faces.geometry import (
 )
 from fsgan.media.images import read_image
 
-# Inputs and outputs of v2.2's detector (`mtcnn_detector.py`), recorded with its own
-# weight files on scikit-image's photograph and random boxes. Its boxes count pixels
-# from 1 and hold their last one.
+# Made by running v2.2's `mtcnn_detect_face` with its own weights (det1/2/3.npy): the
+# networks on fixed inputs, `generateBoundingBox`, `nms`, `rerec`, `bbreg` on random
+# boxes, `detect_face(image, 20, ...)` on scikit-image's astronaut. Its boxes count
+# pixels from 1 and hold their last one.
 GOLDEN = np.load(Path(__file__).parent / "golden" / "cascade.npz")
 # Seen with the eye in scikit-image's photograph, (x, y): eyes, nose, mouth corners.
 POINTS = np.array([[204, 101], [246, 103], [225, 126], [203, 138], [245, 141]])

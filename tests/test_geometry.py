@@ -18,6 +18,9 @@ from fsgan.faces.geometry import (
     warp,
 )
 
+# Made by running v2.2's `umeyama(src, dst, est_scale)` on the points stored with it, and
+# `landmarks_match_mtcnn(image, src, tar)` on crops of scikit-image's astronaut (OpenCV
+# 4). Its landmarks are (row, column); its results in cases BUG_* are wrong.
 GOLDEN = np.load(Path(__file__).parent / "golden" / "geometry.npz")
 UMEYAMA_CASES = sorted(
     name.removeprefix("umeyama_").removesuffix("_src")
@@ -70,6 +73,14 @@ def test_overlap_of_lists_is_a_table_and_of_empty_lists_an_empty_one():
 
 def test_the_size_of_a_face_is_the_shorter_side_of_its_box():
     assert Face(np.array([10, 20, 40.5, 90]), np.zeros((5, 2)), 1.0).size == 30.5
+
+
+def test_faces_in_a_list_are_compared_without_their_arrays():
+    one, other = (Face(np.zeros(4), np.zeros((5, 2)), 1.0) for _ in range(2))
+    assert other in [one, other]
+    assert [one, other].index(other) == 1
+    assert one != other
+    assert len({one, other}) == 2
 
 
 # Similarity fit

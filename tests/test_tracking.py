@@ -10,8 +10,9 @@ from skimage.data import astronaut
 from fsgan.faces.geometry import MEAN_LANDMARKS, Face
 from fsgan.faces.tracking import CutDetector, FaceTracker, KalmanFilter, smooth
 
-# States of v2.2's Kalman filter (`utils/kalman.py`) after each of 60 noisy boxes of a
-# face that moves, for three process noises; see reference-v2.2.md, tracking.
+# Made by running the two Kalman filters of v2.2's `process_video` on the 60 noisy boxes
+# stored with it, which jump at frame 40, at three process noises: `statePre` and
+# `errorCovPre` of OpenCV's filter before each frame.
 GOLDEN = np.load(Path(__file__).parent / "golden" / "tracking.npz")
 NOISES = ["0.003", "0.03", "0.0003"]
 

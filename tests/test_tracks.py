@@ -132,6 +132,17 @@ def test_crops_are_evenly_spread_over_tracks_of_any_length(portrait, detector):
     assert np.abs(decoded.astype(float) - crop).mean() < 4
 
 
+def test_faces_sheet_and_crops_take_one_pass(together, tmp_path, monkeypatch):
+    passes, read = [], tracks.read_frames
+    monkeypatch.setattr(
+        tracks, "read_frames", lambda *stretch: passes.append(stretch) or read(*stretch)
+    )
+    followed = follow_faces(together, tmp_path / "out", start=0.2, end=0.5)
+    assert len(followed.crops(followed.tracks)) == 2
+    assert followed.contact_sheet is not None
+    assert passes == [(together, 0.2, 0.5, None)]
+
+
 @pytest.mark.parametrize("again", [{}, {"smoothing": 0.3}])
 def test_the_same_source_is_not_read_twice(
     together, tmp_path, searches, monkeypatch, again

@@ -215,12 +215,8 @@ def read_network(name: str) -> cv2.dnn.Net:
 def pyramid_scales(shape: tuple[int, int], min_face: float) -> np.ndarray:
     """Lists the scales of the image pyramid, largest first.
 
-    Args:
-        shape: height and width of the image.
-        min_face: side of the smallest window to look at, pixels.
-
-    Returns:
-        float (n,), n = 0 where the image is smaller than that.
+    `shape` is height and width of the image, `min_face` the side of the smallest window
+    to look at in pixels; where the image is smaller, there are none.
     """
     first, shorter = _WINDOW / min_face, min(shape)
     if shorter * first < _WINDOW:
@@ -230,15 +226,10 @@ def pyramid_scales(shape: tuple[int, int], min_face: float) -> np.ndarray:
 
 
 def windows(rows: np.ndarray, columns: np.ndarray, scale: float) -> np.ndarray:
-    """Lists the boxes of the image that the first network looked at.
+    """Lists the boxes of the image, (n, 4) whole pixels, that `pnet` looked at.
 
-    Args:
-        rows: int (n,), of its output.
-        columns: int (n,).
-        scale: of the level of the pyramid.
-
-    Returns:
-        float (n, 4), whole pixels.
+    `rows` and `columns` are int (n,), of its output for a level of the pyramid at
+    `scale`.
     """
     # Pixels were counted from 1 when the networks were trained, and so scaled.
     first = _STRIDE * np.stack([columns, rows], axis=-1) + 1
@@ -257,13 +248,8 @@ def squares(boxes: np.ndarray) -> np.ndarray:
 def cut_patches(image: np.ndarray, boxes: np.ndarray, size: int) -> np.ndarray:
     """Cuts squares out of an image and brings them to one size.
 
-    Args:
-        image: RGB uint8 (height, width, 3).
-        boxes: float (n, 4), square, anywhere; their fractions of a pixel count.
-        size: side of the patches.
-
-    Returns:
-        uint8 (n, size, size, 3); gray outside the image.
+    `boxes` is float (n, 4), square, anywhere; their fractions of a pixel count. Gives
+    uint8 (n, size, size, 3), gray outside the image.
     """
     patches = np.empty((len(boxes), size, size, 3), np.uint8)
     for patch, (left, top, right, _) in zip(patches, boxes, strict=True):

@@ -33,7 +33,7 @@ class Face:
         landmarks: float (5, 2), (x, y) pixels of the frame: left eye, right eye (as
             seen in the image), nose, left mouth corner, right mouth corner.
         confidence: the detector's score in [0, 1].
-        track: number of the face in its video; None where nobody follows it.
+        track: number of the face in its video; None where it is not tracked.
         run: number of the stretch of the track without a jump.
     """
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -85,20 +86,15 @@ def embed(crops: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
+@dataclass(frozen=True, eq=False)
 class Identity:
     """A person, known from pictures.
 
     Attributes:
-        embeddings: float32 (n, 128), one for each picture.
+        embeddings: float32 (n, 128), n >= 1, one for each picture, as of `embed`.
     """
 
-    def __init__(self, embeddings: np.ndarray) -> None:
-        """Takes what is known of the person.
-
-        Args:
-            embeddings: float32 (n, 128), n >= 1, as of `embed`.
-        """
-        self.embeddings = embeddings
+    embeddings: np.ndarray
 
     @classmethod
     def of(

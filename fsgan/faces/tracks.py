@@ -46,8 +46,10 @@ _ROW = np.dtype(
         ("track", np.int32),
         ("run", np.int32),
         ("confidence", np.float64),  # NaN where the detector missed the face
-        ("found", np.float64, (7, 2)),  # corners of the box, five points; NaN likewise
-        ("smoothed", np.float64, (7, 2)),
+        ("box", np.float64, 4),  # as found, pixels; NaN likewise
+        ("landmarks", np.float64, (5, 2)),  # likewise
+        ("smoothed_box", np.float64, 4),
+        ("smoothed_landmarks", np.float64, (5, 2)),
     ]
 )
 # Crops of each track, with the index of the frame that each is of, as JPEG.
@@ -132,8 +134,8 @@ class FaceTracks:
         first, last = np.searchsorted(self._frames, [frame, frame + 1])
         return [
             Face(
-                row["smoothed"][:2].ravel(),
-                row["smoothed"][2:],
+                row["smoothed_box"],
+                row["smoothed_landmarks"],
                 float(np.nan_to_num(row["confidence"])),
                 int(row["track"]),
                 int(row["run"]),
@@ -308,7 +310,11 @@ def read_tracks(path: Path, made_from: dict) -> tuple[dict, np.ndarray, _Crops] 
         version, entries = known.pop("version"), known.pop("faces")
         if version != _VERSION:
             return None
-        rows = [_to_row(entry) for entry in entries if entry["box"] is not None]
+        rows = [
+            tuple(entry[name] for name in _ROW.names)
+            for entry in entries
+            if entry["box"] is not None
+        ]
         crops = {
             int(number): [(frame, base64.b64decode(jpeg)) for frame, jpeg in of_track]
             for number, of_track in known.pop("crops").items()
@@ -333,25 +339,10 @@ def _end(made_from: dict) -> float:
 
 def _to_entry(row: np.void) -> dict:
     """What the file says of one face in one frame."""
-    seen = not np.isnan(row["confidence"])
-    return {
-        "frame": int(row["frame"]),
-        "time": float(row["time"]),
-        "track": int(row["track"]),
-        "run": int(row["run"]),
-        "confidence": float(row["confidence"]) if seen else None,
-        "box": row["found"][:2].ravel().tolist() if seen else None,
-        "landmarks": row["found"][2:].tolist() if seen else None,
-        "smoothed_box": row["smoothed"][:2].ravel().tolist(),
-        "smoothed_landmarks": row["smoothed"][2:].tolist(),
-    }
-
-
-def _to_row(entry: dict) -> tuple:
-    """The row of an entry, not smoothed."""
-    points = np.vstack([np.reshape(entry["box"], (2, 2)), entry["landmarks"]])
-    place = (entry[name] for name in ("frame", "time", "track", "run", "confidence"))
-    return (*place, points, points)
+    entry = {name: row[name].tolist() for name in _ROW.names}
+    if np.isnan(row["confidence"]):
+        entry |= {"confidence": None, "box": None, "landmarks": None}
+    return entry
 
 
 class _CropSampler:
@@ -400,32 +391,34 @@ def _search(
     for frame in tqdm(frames, "find faces", count, unit="frame"):
         for face, as_found in tracker.track(frame.image):
             samplers[face.track].add(frame, as_found)
-            box = as_found.box.reshape(2, 2)
-            points = np.vstack([box, as_found.landmarks]).round(3)
-            confidence = round(as_found.confidence, 6)
             place = (frame.index, float(frame.time), face.track, face.run)
-            found += np.array([(*place, confidence, points, points)], _ROW).tobytes()
+            points = as_found.box.round(3), as_found.landmarks.round(3)
+            row = (*place, round(as_found.confidence, 6), *points, *points)
+            found += np.array([row], _ROW).tobytes()
     crops = {number: sampler.chosen() for number, sampler in samplers.items()}
     return np.frombuffer(found, _ROW), crops
 
 
 def _smooth(found: np.ndarray, smoothing: float | None) -> np.ndarray:
-    """Adds the smoothed points, and rows where a run has a gap."""
-    if smoothing is None or not len(found):
-        return found
-    runs = []
+    """Fills in the smoothed points, and rows where a run has a gap."""
+    runs = [found[:0]]
     for run in np.unique(found["run"]):
         of_run = found[found["run"] == run]
-        frames = np.arange(of_run["frame"][0], of_run["frame"][-1] + 1)
+        frames = of_run["frame"]
+        if smoothing is not None:
+            frames = np.arange(frames[0], frames[-1] + 1)
         seen = np.isin(frames, of_run["frame"])
         rows = np.zeros(len(frames), _ROW)
-        rows["confidence"], rows["found"] = np.nan, np.nan
-        rows["track"], rows["run"] = of_run["track"][0], run
+        rows["frame"], rows["track"], rows["run"] = frames, of_run["track"][0], run
         rows["time"] = np.interp(frames, of_run["frame"], of_run["time"])
-        rows[seen] = of_run
-        rows["frame"] = frames
-        smoothed = smooth(rows["found"], seen, _BOTH_WAYS * smoothing)
-        rows["smoothed"] = smoothed.round(3)
+        for name in ("confidence", "box", "landmarks"):
+            rows[name] = np.nan
+            rows[name][seen] = of_run[name]
+        for name in ("box", "landmarks"):
+            path = rows[name]
+            if smoothing is not None:
+                path = smooth(path, seen, _BOTH_WAYS * smoothing).round(3)
+            rows[f"smoothed_{name}"] = path
         runs.append(rows)
     return np.sort(np.concatenate(runs), order=["frame", "track"])
 
