@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from fsgan.data.augmentation import AugmentationSettings
-from fsgan.data.extract import extract_faces, make_eye_masks
+from fsgan.data.extract import extract_faces
+from fsgan.data.masks import make_eye_masks
 from fsgan.data.sample import make_sample_clips
 from fsgan.models.networks import ModelConfig
 from fsgan.swap.convert import convert_video

@@ -1,29 +1,168 @@
-"""Faces of two people, mixed, into a folder for each."""
+"""Rejected faces move there and back; faces of many people get a folder each."""
 
 import json
+import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.cluster.hierarchy import fcluster, linkage
+from test_curation_report import COUNT, make_folder, person, spoil
 
-from fsgan.data import extract
-from fsgan.data.curation import curate
-from fsgan.data.extract import read_record
+from fsgan.data import curation, curation_report, extract
+from fsgan.data.curation import (
+    DoctorSettings,
+    ExamineSettings,
+    cluster_faces,
+    curate,
+    examine_faces,
+    restore_faces,
+)
+from fsgan.data.dataset import load_faces
+from fsgan.data.extract import read_faces_record
+from fsgan.data.masks import make_eye_masks
 from fsgan.data.sample import _hopper
-from fsgan.faces import descriptors
-from fsgan.faces.descriptors import load_descriptor
 from fsgan.faces.geometry import align, crop_matrix
-from fsgan.media.images import read_image, write_image
+from fsgan.media.images import list_images, read_image, write_image
 
 
-@pytest.fixture(autouse=True)
-def known_tools(monkeypatch, detector):
-    """One detector for all, and never VGGFace."""
-    monkeypatch.setattr(descriptors, "find_weights", lambda name: None)
-    monkeypatch.setattr(extract, "FaceDetector", lambda *settings: detector)
-    load_descriptor.cache_clear()
-    yield
-    load_descriptor.cache_clear()
+def contents(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Examine
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Embeddings in no time: Collins' crops are bright in one corner, others dark."""
+
+    def embed(crops):
+        own = np.concatenate([crops[0][:4, :4, 0].ravel() > 150, [True]])
+        return [(own / np.linalg.norm(own)).astype(np.float32)]
+
+    monkeypatch.setattr(curation_report, "load_network", lambda: None)
+    monkeypatch.setattr(curation_report, "embed", embed)
+
+
+@pytest.fixture
+def faces(tmp_path, quick) -> Path:
+    return make_folder(tmp_path / "faces")
+
+
+REPORTS = ("dataset_report.json", "dataset_report.html")
+
+
+def test_only_the_report_is_written(faces, tmp_path):
+    before = contents(faces)
+    report = examine_faces(faces, make_folder(tmp_path / "b"))
+    assert report.coverage.pose_missing_in_b == 0
+    after = contents(faces)
+    assert after.pop(REPORTS[1]).decode() == report.page == report._repr_html_()
+    written = json.loads(after.pop(REPORTS[0]))
+    assert after == before
+    assert REPORTS[0] not in contents(tmp_path / "b")
+    assert len(report) == 2 * COUNT
+    assert repr(report) == f"{2 * COUNT} faces examined, 0 to reject"
+    assert written["coverage"]["missing_in_a"] == 0
+
+
+def test_the_json_holds_what_the_report_holds(faces, tmp_path):
+    spoil(faces)
+    out = tmp_path / "new" / "report.json"
+    report = examine_faces(faces, out=out)
+    written = json.loads(out.read_text())
+    assert written["advice"] == report.advice
+    assert written["coverage"] is None
+    rows = {row["file"]: row for row in written["folders"][0]["faces"]}
+    rejected = {name: row["rejected"] for name, row in rows.items() if row["rejected"]}
+    assert rejected == report.folders[0].rejected
+    assert rows["collins_001.png"]["size"] == 100
+    assert rows["copy.png"]["duplicate_of"] == "collins_003.png"
+    assert rows["copy.png"]["yaw"] is None
+    assert names(out.parent) == ["report.html", "report.json"]
+
+
+def test_settings_decide_what_is_rejected_and_have_their_old_name(faces):
+    assert DoctorSettings is ExamineSettings
+    report = examine_faces(faces, settings=DoctorSettings(min_size=101))
+    assert set(report.folders[0].rejected.values()) == {"small"}
+    assert report.advice[1] == f"{COUNT} of A should go: {COUNT} small."
+
+
+def test_rejects_move_with_entries_and_reasons_and_come_back(faces):
+    spoil(faces)
+    shutil.copy(faces / "collins_000.png", faces / "aaa.png")  # collins_000 is a copy
+    before, record = contents(faces), read_faces_record(faces)
+    report = examine_faces(faces, apply=True)
+    reasons = report.folders[0].rejected
+    assert reasons["collins_000.png"] == "duplicate of aaa.png"
+    rejected = contents(faces / "rejected")
+    assert json.loads(rejected.pop("reasons.json")) == reasons
+    moved = json.loads(rejected.pop("faces.json"))["faces"]
+    assert [entry["file"] for entry in moved] == ["collins_000.png"]
+    assert set(rejected) == set(reasons)
+    kept = [entry["file"] for entry in read_faces_record(faces)]
+    assert kept == [f"collins_{index:03d}.png" for index in range(1, COUNT)]
+
+    assert len(restore_faces(faces)) == len(reasons)
+    after = contents(faces)
+    for name in (*REPORTS, "faces.json"):
+        after.pop(name)
+    before.pop("faces.json")
+    assert after == before
+    assert sorted(read_faces_record(faces), key=lambda e: e["file"]) == record
+    assert restore_faces(faces) == []
+
+
+def test_a_face_that_is_moved_back_by_hand_gets_its_entry_again(faces):
+    shutil.copy(faces / "collins_000.png", faces / "aaa.png")
+    record = read_faces_record(faces)
+    examine_faces(faces, apply=True)
+    (faces / "rejected" / "collins_000.png").rename(faces / "collins_000.png")
+    assert len(read_faces_record(faces)) == COUNT - 1
+    assert restore_faces(faces) == []
+    assert sorted(read_faces_record(faces), key=lambda e: e["file"]) == record
+
+
+def test_masks_of_rejected_faces_are_not_missed(faces, tmp_path):
+    spoil(faces)
+    make_eye_masks(faces, tmp_path / "masks", "five_points")
+    examine_faces(faces, apply=True)
+    kept = load_faces(faces, tmp_path / "masks", 64, 1.0)
+    assert kept.names == [path.name for path in list_images(faces)]
+    assert len(list((tmp_path / "masks").iterdir())) == COUNT + 4
+
+
+def test_another_face_of_that_name_is_never_overwritten(faces):
+    spoil(faces)
+    write_image(faces / "rejected" / "copy.png", person("collins", 1))
+    before = contents(faces)
+    with pytest.raises(FileExistsError, match=r"copy\.png is another picture"):
+        examine_faces(faces, apply=True)
+    assert contents(faces) == before
+
+
+def test_folders_that_cannot_be_examined_are_refused(faces, tmp_path):
+    with pytest.raises(ValueError, match="A and B need two folders"):
+        examine_faces(faces, faces)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        examine_faces(faces, tmp_path / "none")
+    (faces / "faces.json").write_text("{")
+    with pytest.raises(ValueError, match=r"faces\.json"):
+        examine_faces(faces)
+    assert REPORTS[0] not in names(faces)
+
+
+# Curate
+
+COLLINS = [f"{number}_collins.png" for number in range(4)]
+HOPPER = [f"{number}_hopper.png" for number in range(3)]
 
 
 @pytest.fixture(scope="module")
@@ -32,30 +171,36 @@ def mixed(tmp_path_factory, portrait, detector) -> Path:
     folder = tmp_path_factory.mktemp("mixed")
     rng = np.random.default_rng(0)
     entries = []
-    people = {"collins": (portrait, 4), "hopper": (_hopper().image, 3)}
-    for name, (image, count) in people.items():
+    for image, files in ((portrait, COLLINS), (_hopper().image, HOPPER)):
         [face] = detector.detect(image)
-        for number in range(count):
+        for file in files:
             landmarks = face.landmarks + rng.normal(0, 0.01 * face.size, (5, 2))
-            file = f"{number}_{name}.png"
             write_image(folder / file, align(image, crop_matrix(landmarks), 256))
-            entries.append({"file": file, "source": name})
+            entries.append({"file": file, "source": file[2:-4]})
     write_image(folder / "wall.png", rng.integers(0, 256, (256, 256, 3), np.uint8))
     entries.append({"file": "wall.png", "source": "wall"})
-    (folder / "faces.json").write_text(json.dumps({"faces": entries}))
+    extract.write_faces_record(folder, entries)
     return folder
 
 
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+@pytest.fixture(scope="module")
+def known(mixed):
+    """Each face is embedded once for all tests."""
+    embedded, embed = {}, curation.embed
+
+    def remember(crops):
+        key = crops[0].tobytes()
+        if key not in embedded:
+            embedded[key] = embed(crops)
+        return embedded[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curation, "embed", remember)
+        yield
 
 
-COLLINS = [f"{number}_collins.png" for number in range(4)]
-HOPPER = [f"{number}_hopper.png" for number in range(3)]
-
-
-def test_each_person_gets_a_folder_the_largest_first(mixed, tmp_path):
-    before = {path.name: path.read_bytes() for path in mixed.iterdir()}
+def test_each_person_gets_a_folder_the_largest_first(mixed, known, tmp_path):
+    before = contents(mixed)
     out = tmp_path / "new" / "sorted"
     curated = curate(mixed, out)
     assert curated.people == [out / "person_000", out / "person_001"]
@@ -63,21 +208,18 @@ def test_each_person_gets_a_folder_the_largest_first(mixed, tmp_path):
     assert names(out / "person_000") == [*COLLINS, "faces.json"]
     assert names(out / "person_001") == [*HOPPER, "faces.json"]
     assert names(out / "unsorted") == ["faces.json", "wall.png"]
-    assert {path.name: path.read_bytes() for path in mixed.iterdir()} == before
+    assert contents(mixed) == before
     assert names(out.parent) == ["sorted"]
-
-
-def test_the_copies_are_exact_and_their_record_goes_with_them(mixed, tmp_path):
-    out = tmp_path / "sorted"
-    curate(mixed, out)
     for name in HOPPER:
         assert (out / "person_001" / name).read_bytes() == (mixed / name).read_bytes()
-    assert read_record(out / "person_001") == [
+    assert read_faces_record(out / "person_001") == [
         {"file": name, "source": "hopper"} for name in HOPPER
     ]
 
 
-def test_contact_sheets_lie_beside_the_folders_and_in_the_result(mixed, tmp_path):
+def test_contact_sheets_lie_beside_the_folders_and_in_the_result(
+    mixed, known, tmp_path
+):
     out = tmp_path / "sorted"
     out.mkdir()
     curated = curate(mixed, out)
@@ -85,58 +227,99 @@ def test_contact_sheets_lie_beside_the_folders_and_in_the_result(mixed, tmp_path
     assert [name for name in names(out) if name.endswith(".png")] == sheets
     assert read_image(out / "person_000.png").shape == (96, 4 * 96, 3)
     assert curated.contact_sheet.shape == (3 * (96 + 16), 8 * 96, 3)
+    assert len(curated) == 2
+    assert repr(curated) == "2 people with 7 faces, 1 unsorted"
+    assert "<img" in curated._repr_html_()
 
 
-def test_small_groups_are_unsorted(mixed, tmp_path):
-    curated = curate(mixed, tmp_path / "sorted", min_group=4)
-    assert (curated.faces, curated.unsorted) == ([4], 4)
+@pytest.mark.parametrize(
+    ("settings", "faces", "unsorted"),
+    [
+        ({"min_group": 4}, [4], 4),
+        ({"threshold": -0.99}, [8], 0),
+        ({"threshold": 0.9999, "min_group": 1}, [1] * 8, 0),
+    ],
+)
+def test_settings_decide_how_many_groups_there_are(
+    mixed, known, tmp_path, settings, faces, unsorted
+):
+    curated = curate(mixed, tmp_path / "sorted", **settings)
+    assert (curated.faces, curated.unsorted) == (faces, unsorted)
 
 
-def test_the_threshold_decides_how_many_groups_there_are(mixed, tmp_path):
-    one = curate(mixed, tmp_path / "one", threshold=-0.99)
-    each = curate(mixed, tmp_path / "each", threshold=0.9999, min_group=1)
-    assert (one.faces, one.unsorted) == ([8], 0)
-    assert (each.faces, each.unsorted) == ([1] * 8, 0)
-
-
-def test_faces_are_found_in_photos(portrait, tmp_path):
+def test_faces_are_found_in_photos(portrait, detector, tmp_path, monkeypatch):
+    monkeypatch.setattr(extract, "FaceDetector", lambda *settings: detector)
     photos = tmp_path / "photos"
     write_image(photos / "collins.png", portrait)
     write_image(photos / "mirrored.png", np.ascontiguousarray(portrait[:, ::-1]))
-    write_image(photos / "brighter.png", np.minimum(portrait, 225) + np.uint8(30))
     write_image(photos / "hopper.png", _hopper().image)
     out = tmp_path / "sorted"
-    curated = curate(photos, out, min_face=40)
-    assert curated.people == [out / "person_000"]
-    crops = ["brighter_png_face0.jpg", "collins_png_face0.jpg"]
-    assert set(crops) <= set(names(out / "person_000"))
+    assert curate(photos, out, min_face=40).people == [out / "person_000"]
+    crops = ["collins_png_face0.jpg", "mirrored_png_face0.jpg"]
+    assert set(names(out / "person_000")) == {*crops, "faces.json"}
     assert "hopper_png_face0.jpg" in names(out / "unsorted")
-    [entry] = (x for x in read_record(out / "person_000") if x["file"] == crops[0])
-    assert entry["confidence"] > 0.9
+    assert {entry["file"] for entry in read_faces_record(out / "person_000")} == {
+        *crops
+    }
     assert not any(name.startswith(".") for name in names(out))
 
 
-def test_a_folder_that_is_not_empty_is_refused(mixed, tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="is not empty: give the name of a new"):
-        curate(mixed, tmp_path)
-    assert names(tmp_path) == ["mine.txt"]
+def test_groups_are_those_of_average_linkage():
+    rng = np.random.default_rng(0)
+    people = rng.normal(size=(12, 16))
+    faces = people[rng.integers(12, size=200)] + rng.normal(0, 0.6, (200, 16))
+    faces /= np.linalg.norm(faces, axis=1, keepdims=True)
+    tree = linkage(faces, "average", metric="cosine")
+    for threshold in (0.2, 0.5, 0.8, 0.99):
+        expected = fcluster(tree, 1 - threshold, "distance")
+        labels = cluster_faces(faces, threshold)
+        together = labels[:, None] == labels
+        np.testing.assert_array_equal(together, expected[:, None] == expected)
 
 
-def test_a_fault_leaves_nothing_behind(mixed, tmp_path):
+def test_grouping_needs_no_matrix_of_all_pairs():
+    faces = np.random.default_rng(0).normal(size=(2000, 16)).astype(np.float32)
+    faces[1000:] = faces[:1000] + np.float32(0.01)
+    faces /= np.linalg.norm(faces, axis=1, keepdims=True)
+    tracemalloc.start()
+    labels = cluster_faces(faces, 0.99)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(labels[:1000], labels[1000:])
+    assert peak < 2e6  # the matrix has 32e6 bytes
+
+
+def test_identical_faces_become_one_group():
+    assert len(set(cluster_faces(np.ones((5, 4)) / 2, 0.9))) == 1
+
+
+def test_without_dlib_the_work_does_not_start(mixed, tmp_path, monkeypatch):
+    def missing():
+        raise FileNotFoundError("dlib's network is not installed")
+
+    monkeypatch.setattr(curation, "load_network", missing)
+    with pytest.raises(FileNotFoundError, match="is not installed"):
+        curate(mixed, tmp_path / "sorted")
+    assert names(tmp_path) == []
+
+
+def test_a_fault_leaves_nothing_behind(tmp_path):
     bad = tmp_path / "bad"
     write_image(bad / "oblong.png", np.zeros((8, 9, 3), np.uint8))
-    write_image(bad / "square.png", np.zeros((8, 8, 3), np.uint8))
     (bad / "faces.json").write_text('{"faces": []}')
     with pytest.raises(ValueError, match="crops must be RGB uint8"):
         curate(bad, tmp_path / "sorted")
     assert names(tmp_path) == ["bad"]
 
 
-def test_wrong_settings_are_refused(mixed, tmp_path):
+def test_wrong_arguments_are_refused(mixed, tmp_path):
     with pytest.raises(ValueError, match="min_group must be at least 1, got 0"):
         curate(mixed, tmp_path / "sorted", min_group=0)
     with pytest.raises(ValueError, match=r"threshold must be in \(-1, 1\), got 1"):
         curate(mixed, tmp_path / "sorted", threshold=1)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         curate(tmp_path / "missing", tmp_path / "sorted")
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not empty: give the name of a new"):
+        curate(mixed, tmp_path)
+    assert names(tmp_path) == ["mine.txt"]

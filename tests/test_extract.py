@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fsgan.data import extract
-from fsgan.data.extract import extract_faces, make_eye_masks, read_record
+from fsgan.data.extract import extract_faces, read_faces_record
 from fsgan.faces.geometry import MEAN_LANDMARKS, Face, transform_points
 from fsgan.media.images import read_image, write_image
 from fsgan.media.writer import VideoWriter
@@ -69,10 +69,37 @@ def test_a_clip_becomes_crops_named_after_it_and_its_frames(clip, tmp_path):
         assert read_image(path).shape == (256, 256, 3)
 
 
+def test_a_notebook_shows_a_sentence_and_the_contact_sheet(clip, tmp_path):
+    found = extract_faces(clip, tmp_path, every=6, min_face=40)
+    assert len(found) == 3
+    assert repr(found) == "3 faces in 3 of 3 frames"
+    assert found._repr_html_().startswith("<p>3 faces in 3 of 3 frames</p><img ")
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png"])
+def test_an_animation_is_a_film(portrait, tmp_path, suffix):
+    path = tmp_path / f"moving{suffix}"
+    first, *others = (Image.fromarray(portrait[:, i:]) for i in (0, 0, 0))
+    for index, frame in enumerate(others):
+        frame.putpixel((index, 0), (255, 0, 0))
+    first.save(path, save_all=True, append_images=others, duration=40)
+    found = extract_faces(path, tmp_path / "faces", every=2, min_face=40)
+    assert found.frames == 2
+    assert [path.name for path in found.files] == [
+        f"moving_frame{index:06d}_face0.jpg" for index in (0, 2)
+    ]
+
+
+def test_a_gif_of_one_picture_is_a_photo(portrait, tmp_path):
+    Image.fromarray(portrait).save(tmp_path / "still.gif")
+    [path] = extract_faces(tmp_path / "still.gif", tmp_path, min_face=40).files
+    assert path.name == "still_gif_face0.jpg"
+
+
 def test_the_record_says_where_every_crop_is_from(clip, tmp_path):
     extract_faces(clip, tmp_path, every=6, min_face=40)
     record = entries(tmp_path)
-    assert record == read_record(tmp_path)
+    assert record == read_faces_record(tmp_path)
     keys = {"file", "source", "frame", "time", "box", "landmarks", "confidence"}
     for entry, index in zip(record, (0, 6, 12), strict=True):
         assert set(entry) == keys | {"matrix"}
@@ -326,7 +353,7 @@ def test_without_a_camera_one_sentence_and_nothing_left_behind(tmp_path):
 
 
 class Finds:
-    """A detector that finds what it is told, in every frame."""
+    """A detector that finds the given faces in every frame."""
 
     def __init__(self, *faces: Face):
         self.faces = list(faces)
@@ -342,7 +369,7 @@ def face_with(landmarks, box=(60, 40, 160, 160), confidence=0.99) -> Face:
     return Face(np.array(box, float), np.array(landmarks, float), confidence)
 
 
-def test_faces_that_are_no_numbers_are_left_out_counted_and_said(
+def test_faces_that_are_not_finite_are_left_out_counted_and_said(
     clip, tmp_path, monkeypatch, caplog
 ):
     good = MEAN_LANDMARKS * 100 + 60
@@ -452,18 +479,16 @@ def test_two_photos_whose_crops_would_share_a_name_are_refused(photo, tmp_path):
 
 
 def test_the_contact_sheet_shows_at_most_64_faces(clip, tmp_path, monkeypatch):
-    monkeypatch.setattr(extract, "_evenly", lambda items, count: items[:count] * 5)
+    asked = []
+
+    def count(items, most):
+        asked.append((len(items), most))
+        return items[:2]
+
+    monkeypatch.setattr(extract, "evenly", count)
     sheet = extract_faces(clip, tmp_path, every=1, min_face=60).contact_sheet
-    assert sheet.shape == (-(-13 * 5 // 8) * 96, 8 * 96, 3)
-
-
-@pytest.mark.parametrize(("count", "of"), [(64, 200), (64, 64), (5, 5), (1, 1)])
-def test_faces_are_shown_evenly(count, of):
-    picked = extract._evenly(list(range(of)), 64)
-    assert len(picked) == count
-    assert picked[0] == 0
-    assert picked[-1] == of - 1 if count > 1 else True
-    assert len(set(np.diff(picked))) <= 2
+    assert asked == [(FRAMES, 64)]
+    assert sheet.shape == (96, 2 * 96, 3)
 
 
 # Faults
@@ -533,169 +558,5 @@ def test_a_damaged_record_is_refused_with_the_way_out(photo, tmp_path, text):
 
 
 def test_a_folder_without_a_record_has_no_entries(tmp_path):
-    assert read_record(tmp_path) == []
-    assert read_record(tmp_path / "missing") == []
-
-
-# Eye masks
-
-
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory, clip) -> Path:
-    folder = tmp_path_factory.mktemp("faces")
-    extract_faces(clip, folder, every=6, min_face=40)
-    return folder
-
-
-def test_crude_masks_lie_on_the_recorded_eyes(faces, tmp_path):
-    made = make_eye_masks(faces, tmp_path, "five_points")
-    assert made.method == "five_points"
-    assert names(tmp_path) == [
-        f"clip_frame{index:06d}_face0.png" for index in (0, 6, 12)
-    ]
-    for path, entry in zip(made.files, entries(faces), strict=True):
-        mask = read_image(path)
-        assert mask.shape == (256, 256, 3)
-        eyes = transform_points(np.array(entry["landmarks"]), np.array(entry["matrix"]))
-        for x, y in eyes[:2].round().astype(int):
-            assert mask[y, x].min() == 255
-        for x, y in eyes[2:].round().astype(int):
-            assert mask[y, x].max() == 0
-        y, x = np.nonzero(mask[:, :128, 0] > 127)
-        # 0.0125 of the crop below the point
-        np.testing.assert_allclose([x.mean(), y.mean()], eyes[0] + (0, 3.2), atol=1.5)
-
-
-def test_the_picture_shows_the_likeliest_wrong_mask_first(tmp_path):
-    # Two faces of one colour each; the eyes of the second are far off.
-    rows = []
-    for name, gray, shift in (("a.png", 60, 2), ("b.png", 180, 50)):
-        write_image(tmp_path / "faces" / name, np.full((256, 256, 3), gray, np.uint8))
-        points = MEAN_LANDMARKS * 256 - 0.5 + (0, shift)
-        rows.append(
-            {
-                "file": name,
-                "source": "x",
-                "landmarks": points.tolist(),
-                "matrix": [[1, 0, 0], [0, 1, 0]],
-            }
-        )
-    record = tmp_path / "faces" / "faces.json"
-    record.write_text(json.dumps({"faces": rows}), encoding="utf-8")
-    made = make_eye_masks(tmp_path / "faces", tmp_path / "masks", "five_points")
-    assert [path.name for path in made.files] == ["a.png", "b.png"]
-    assert made.contact_sheet.shape == (128, 2 * 128, 3)
-    assert made.contact_sheet[0, [0, 128]].tolist() == [[180] * 3, [60] * 3]
-    eye = made.contact_sheet[(80 + 50) // 2, 83 // 2].astype(int)
-    np.testing.assert_allclose(eye, [225, 72, 72], atol=2)  # 60 % of the way to red
-
-
-def test_the_picture_shows_at_most_32_masks(tmp_path):
-    for index in range(33):
-        path = tmp_path / "faces" / f"{index}.png"
-        write_image(path, np.zeros((32, 32, 3), np.uint8))
-    made = make_eye_masks(tmp_path / "faces", tmp_path / "masks", "five_points")
-    assert len(made.files) == 33
-    assert made.contact_sheet.shape == (4 * 128, 8 * 128, 3)
-
-
-def test_crops_without_a_record_get_the_mean_shape(tmp_path):
-    for name, size in (("a.png", 256), ("b.jpg", 128)):
-        write_image(tmp_path / "faces" / name, np.zeros((size, size, 3), np.uint8))
-    made = make_eye_masks(tmp_path / "faces", tmp_path / "masks", "five_points")
-    assert [path.name for path in made.files] == ["a.png", "b.png"]
-    assert made.contact_sheet.shape == (128, 2 * 128, 3)
-    for path, size in zip(made.files, (256, 128), strict=True):
-        mask = read_image(path)
-        assert mask.shape == (size, size, 3)
-        x, y = (MEAN_LANDMARKS[0] * size).astype(int)
-        assert mask[y, x].min() == 255
-        assert mask[size // 2 :].max() == 0
-
-
-class StandIn:
-    """68 points of an aligned face, where a network would find them."""
-
-    def __init__(self, download=False):
-        self.download = download
-
-    def detect(self, crops):
-        points = np.full((68, 2), 128.0)
-        eye = np.array([(-18, 0), (-6, -6), (6, -6), (18, 0), (6, 6), (-6, 6)])
-        points[36:42] = eye + np.array([83, 80])
-        points[42:48] = eye + np.array([185, 79])
-        return [points * len(crop) / 256 for crop in crops]
-
-
-@pytest.mark.parametrize("method", ["auto", "face_alignment"])
-def test_with_the_landmark_network_masks_are_fine(faces, tmp_path, monkeypatch, method):
-    monkeypatch.setattr(extract, "LandmarkDetector", StandIn)
-    made = make_eye_masks(faces, tmp_path / "fine", method)
-    assert made.method == "face_alignment"
-    crude = make_eye_masks(faces, tmp_path / "crude", "five_points")
-    for fine_path, crude_path in zip(made.files, crude.files, strict=True):
-        fine, rough = read_image(fine_path), read_image(crude_path)
-        assert fine[80, 83].min() == fine[79, 185].min() == 255
-        assert 0 < (fine > 127).sum() < (rough > 127).sum()
-
-
-def test_auto_falls_back_to_five_points_and_says_why(
-    faces, tmp_path, monkeypatch, caplog
-):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    made = make_eye_masks(faces, tmp_path / "masks")
-    assert made.method == "five_points"
-    assert len(made.files) == 3
-    assert "crude eye masks from five points, because the package face-alignment" in (
-        caplog.text
-    )
-
-
-def test_face_alignment_does_not_fall_back(faces, tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(FileNotFoundError, match="face-alignment is not installed"):
-        make_eye_masks(faces, tmp_path / "masks", "face_alignment")
-    assert not (tmp_path / "masks").exists()
-
-
-def test_damaged_weights_are_not_passed_over(faces, tmp_path, monkeypatch):
-    class Damaged:
-        def __init__(self, download=False):
-            raise ValueError("2DFAN4.pth.tar is damaged")
-
-    monkeypatch.setattr(extract, "LandmarkDetector", Damaged)
-    with pytest.raises(ValueError, match="is damaged"):
-        make_eye_masks(faces, tmp_path / "masks", "auto")
-    assert not (tmp_path / "masks").exists()
-
-
-def test_an_unknown_method_is_refused(faces, tmp_path):
-    with pytest.raises(ValueError, match=r"method must be one of .*, got 'dlib'"):
-        make_eye_masks(faces, tmp_path / "masks", "dlib")
-
-
-def test_masks_of_no_faces_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no pictures"):
-        make_eye_masks(tmp_path, tmp_path / "masks", "five_points")
-    with pytest.raises(FileNotFoundError, match="does not exist"):
-        make_eye_masks(tmp_path / "missing", tmp_path / "masks", "five_points")
-    assert names(tmp_path) == []
-
-
-def test_masks_among_the_faces_are_refused(faces):
-    before = names(faces)
-    with pytest.raises(ValueError, match="faces and masks need two folders"):
-        make_eye_masks(faces, faces, "five_points")
-    assert names(faces) == before
-
-
-def test_crops_that_are_not_square_are_refused(tmp_path):
-    write_image(tmp_path / "faces" / "wide.png", np.zeros((100, 120, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"must be square crops.*wide.png is 120x100"):
-        make_eye_masks(tmp_path / "faces", tmp_path / "masks", "five_points")
-
-
-def test_masks_that_cannot_be_written_are_said(faces, tmp_path):
-    (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(OSError, match="cannot be written"):
-        make_eye_masks(faces, tmp_path / "file" / "masks", "five_points")
+    assert read_faces_record(tmp_path) == []
+    assert read_faces_record(tmp_path / "missing") == []

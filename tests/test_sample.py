@@ -3,7 +3,6 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from mtcnn import MTCNN
 
 from fsgan.data.sample import make_sample_clips
 
@@ -81,13 +80,11 @@ def test_the_picture_moves_from_frame_to_frame_without_jumps(clips):
         assert steps.max() < 12
 
 
-def test_the_detector_finds_one_face_of_a_third_of_the_height(clips):
-    detector = MTCNN()
+def test_the_detector_finds_one_face_of_a_third_of_the_height(clips, detector):
     for path in clips:
         for frame in read(path)[0][::20]:
-            faces = detector.detect_faces(frame)
-            assert len(faces) == 1
-            assert 95 < faces[0]["box"][2] < 165
+            [face] = detector.detect(frame)
+            assert 95 < face.box[2] - face.box[0] < 165
 
 
 def test_clips_with_the_same_settings_are_kept_and_others_replaced(tmp_path):

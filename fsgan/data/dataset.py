@@ -14,7 +14,8 @@ from prefetch_generator import BackgroundGenerator
 from tqdm.auto import tqdm
 
 from fsgan.data.augmentation import AugmentationSettings, sample
-from fsgan.media.images import list_images, read_image
+from fsgan.data.extract import check_square
+from fsgan.media.images import image_size, list_images, read_image
 
 MIX_ALPHA = 0.2  # both parameters of mixup's Beta distribution
 # OpenCV works beside the interpreter, the rest of a sample does not: more threads than
@@ -105,27 +106,19 @@ def load_faces(
     # the middle of training would skip some (aliasing) and memory would be wasted. A
     # quarter more leaves room for zooming in.
     largest = round(1.25 * resolution / coverage)
-    images, eyes = [], []
-    for path in tqdm(paths, desc=f"Reading {faces_dir}", unit="face"):
+    sizes = [image_size(path) for path in paths]
+    for size, path in zip(sizes, paths, strict=True):
+        check_square(size, path)
+    side = min(max(size for size, _ in sizes), largest)
+    images = np.empty((len(paths), side, side, 3), np.uint8)
+    eyes = np.zeros((len(paths), side, side), np.uint8)
+    progress = tqdm(paths, desc=f"Reading {faces_dir}", unit="face")
+    for index, path in enumerate(progress):
         image = read_image(path)
-        height, width = image.shape[:2]
-        if height != width:
-            raise ValueError(
-                f"faces must be square crops, as extract_faces(...) writes them, but "
-                f"{path} is {width}x{height} pixels"
-            )
-        mask = np.zeros((height, width), np.uint8)
+        images[index] = _resize(image, side)
         if masks_dir is not None:
-            mask = _read_mask(path, Path(masks_dir), height)
-        size = min(height, largest)
-        images.append(_resize(image, size))
-        eyes.append(_resize(mask, size))
-    size = max(len(image) for image in images)
-    return FaceSet(
-        images=np.stack([_resize(image, size) for image in images]),
-        eyes=np.stack([_resize(mask, size) for mask in eyes]),
-        names=[path.name for path in paths],
-    )
+            eyes[index] = _resize(_read_mask(path, Path(masks_dir), len(image)), side)
+    return FaceSet(images, eyes, [path.name for path in paths])
 
 
 def split_faces(faces: FaceSet, share: float) -> tuple[FaceSet, FaceSet]:
@@ -305,7 +298,7 @@ def _read_mask(face: Path, masks_dir: Path, size: int) -> np.ndarray:
             f"{face} has no eye mask, {path} does not exist: run "
             "make_eye_masks(...) again"
         )
-    mask = read_image(path)[..., 0].copy()  # lets go of the other channels
+    mask = read_image(path)[..., 0]
     if mask.shape != (size, size):
         height, width = mask.shape
         raise ValueError(
@@ -317,8 +310,6 @@ def _read_mask(face: Path, masks_dir: Path, size: int) -> np.ndarray:
 
 def _resize(image: np.ndarray, size: int) -> np.ndarray:
     """Resizes a square image, averaging the pixels that fall together."""
-    if size == len(image):  # a copy of every face would double the memory of reading
-        return image
     shrinks = size < len(image)
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(image, (size, size), interpolation=method)
