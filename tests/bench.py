@@ -230,7 +230,8 @@ def bench_conversion(folder: Path) -> None:
 def save_model(model_dir: Path, capacity: str) -> Path:
     """An untrained model, with attention; its checkpoint."""
     gan = FaceSwapGAN(ModelConfig(64, capacity))
-    return save_checkpoint(model_dir, gan, {"coverage": 0.8}, 1, 5000)
+    settings = {"model": gan.config, "iteration": 0}
+    return save_checkpoint(model_dir, gan.networks, {}, settings)
 
 
 def peak_megabytes() -> float:

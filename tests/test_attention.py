@@ -147,13 +147,16 @@ def test_bfloat16_is_right_to_its_own_rounding(monkeypatch):
     exact, *exact_gradients = plain_with_gradients(*arrays)
     monkeypatch.setitem(globals(), "attend", in_bfloat16)
     output, *gradients = map(ops.convert_to_numpy, attend_with_gradients(*arrays))
-    # Probabilities and output are each rounded to 8 bits, by 2**-8 at most; the rest,
-    # the scores and their softmax above all, is float32.
-    rounded = plain_with_gradients(query, key, np.abs(value), arrays[3])[0]
-    assert (np.abs(output - exact) <= 2**-7 * rounded + 1e-5).all()
-    # Four roundings: probabilities, the sum of the row, the difference, the result.
+    # Numbers have 8 bits: rounded they are wrong by 2**-8 at most. TensorFlow cuts the
+    # results of products off instead where the processor has no instructions for them:
+    # 2**-7. The scores and their softmax are float32.
+    product, rounding = 2**-7, 2**-8
+    sizes = plain_with_gradients(query, key, np.abs(value), arrays[3])[0]
+    assert (np.abs(output - exact) <= (product + rounding) * sizes + 1e-5).all()
+    # Rounded are probabilities and row sums; differences and results are products.
+    bound = 2 * (product + rounding)
     for found, expected in zip(gradients, exact_gradients, strict=True):
-        assert np.abs(found - expected).max() < 4 * 2**-8 * np.abs(expected).max()
+        assert np.abs(found - expected).max() < bound * np.abs(expected).max()
 
 
 def test_values_alone_may_be_bfloat16(monkeypatch):

@@ -50,7 +50,8 @@ def model_dir(tmp_path_factory):
     decoder.get_layer("alpha").set_weights(
         [np.zeros((5, 5, 32, 1)), np.full(1, 20.0)],
     )
-    save_checkpoint(folder, gan, {"coverage": 0.8}, keep=1, backup=5000)
+    settings = {"model": gan.config, "iteration": 0}
+    save_checkpoint(folder, gan.networks, {}, settings)
     return folder
 
 

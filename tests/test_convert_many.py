@@ -16,7 +16,8 @@ from fsgan.training.gan import FaceSwapGAN
 def model_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     gan = FaceSwapGAN(ModelConfig(64, "lite", attention=False))
-    save_checkpoint(folder, gan, {"coverage": 0.8}, keep=1, backup=5000)
+    settings = {"model": gan.config, "iteration": 0}
+    save_checkpoint(folder, gan.networks, {}, settings)
     return folder
 
 

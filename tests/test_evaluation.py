@@ -88,8 +88,9 @@ def model_dir(tmp_path_factory):
     for layer, channels in (("rgb", 3), ("alpha", 1)):
         weights = [np.zeros((5, 5, 32, channels)), np.zeros(channels)]
         gan.networks["decoder_b"].get_layer(layer).set_weights(weights)
-    settings = {"coverage": COVERAGE, "training": {"validation": 0.1}}
-    save_checkpoint(folder, gan, settings, keep=1, backup=5000)
+    settings = {"model": gan.config, "iteration": 0}
+    settings["training"] = {"validation": 0.1}
+    save_checkpoint(folder, gan.networks, {}, settings)
     return folder
 
 

@@ -82,12 +82,13 @@ def test_without_the_detector_the_note_says_why(monkeypatch):
 @pytest.mark.parametrize(("share", "held_out"), [(0.1, 2), (0, 0)])
 def test_held_out_faces_are_rebuilt_by_their_own_decoders(tmp_path, share, held_out):
     """A's decoder paints black, B's white."""
-    gan = FaceSwapGAN(ModelConfig(64, "lite", attention=False))
+    gan = FaceSwapGAN(ModelConfig(64, "lite", attention=False, coverage=0.5))
     for side, level in (("a", -20), ("b", 20)):
         weights = [np.zeros((5, 5, 32, 3)), np.full(3, level)]
         gan.networks[f"decoder_{side}"].get_layer("rgb").set_weights(weights)
-    settings = {"coverage": 0.5, "training": {"validation": share}}
-    save_checkpoint(tmp_path, gan, settings, keep=1, backup=5000)
+    settings = {"model": gan.config, "iteration": 0}
+    settings["training"] = {"validation": share}
+    save_checkpoint(tmp_path, gan.networks, {}, settings)
     for index in range(20):
         write_image(tmp_path / "faces" / f"{index}.png", FACE)
     folders = dict.fromkeys("ab", tmp_path / "faces")

@@ -240,10 +240,10 @@ def test_the_presets_differ_by_their_ideas():
     assert list(PRESETS) == ["single", "autoencoder", "gan"]
     single, autoencoder, gan = (model for model, _ in PRESETS.values())
     assert (single.people, autoencoder.people) == (1, 2)
-    assert (single.latent, autoencoder.latent) == (16, 1024)
+    assert (single.latent_width, autoencoder.latent_width) == (16, 1024)
     assert (autoencoder.mask, autoencoder.discriminators) == (False, False)
     assert (gan.mask, gan.discriminators, gan.attention) == (True, True, True)
-    assert preset("autoencoder", 128, "lite").model.latent == 2048
+    assert preset("autoencoder", 128, "lite").model.latent_width == 2048
     with pytest.raises(ValueError, match="single, autoencoder, gan, got 'vae'"):
         preset("vae")
 

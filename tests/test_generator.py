@@ -44,14 +44,14 @@ for engine in ENGINES:
 def checkpoint(tmp_path_factory):
     """A small generator whose attention has something to say."""
     keras.utils.set_random_seed(0)
-    gan = FaceSwapGAN(ModelConfig(64, "lite", discriminators=False, latent=64))
+    model = ModelConfig(64, "lite", discriminators=False, latent=64, coverage=0.75)
+    gan = FaceSwapGAN(model)
     for network in gan.networks.values():
         for layer in network.layers:
             if isinstance(layer, SelfAttention):
                 layer.scale.gamma.assign([0.05])
-    return save_checkpoint(
-        tmp_path_factory.mktemp("model"), gan, {"coverage": 0.75}, 1, 5000
-    )
+    settings = {"model": model, "iteration": 0}
+    return save_checkpoint(tmp_path_factory.mktemp("model"), gan.networks, {}, settings)
 
 
 @pytest.fixture(scope="module")

@@ -118,10 +118,11 @@ def rebuild(
     """
     settings = read_settings(checkpoint)
     share = settings.get("training", {}).get("validation", 0)
-    resolution, coverage = settings["model"]["resolution"], settings["coverage"]
+    model = settings["model"]
+    resolution, coverage = model.resolution, model.coverage
     network = load_vggface() if find_weights(FILE) else None
     scores, counts = {}, []
-    for person in "ab"[: settings["model"].get("people", 2)]:
+    for person in model.sides:
         faces = load_faces(folders[person], None, resolution, coverage)
         _, held_out = split_faces(faces, share)
         counts.append(f"{len(held_out)} faces of {person.upper()}")

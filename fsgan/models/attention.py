@@ -3,9 +3,8 @@
 import keras
 from keras import KerasTensor, ops
 
-# Of one sample. As float32 it is 4 MB: measured fastest on two cores, smaller blocks
-# leave one of them waiting. It is 16 times less than the map of 64x64 pixels.
 SCORES_AT_ONCE = 2**20
+"""Scores of one sample in a block: 4 MB as float32, a 16th of a map of 64x64 pixels."""
 
 
 def attend(query: KerasTensor, key: KerasTensor, value: KerasTensor) -> KerasTensor:
@@ -13,21 +12,18 @@ def attend(query: KerasTensor, key: KerasTensor, value: KerasTensor) -> KerasTen
 
     The scores are not scaled by the square root of the channels, as SAGAN has it.
 
-    Written down as it stands, the formula holds a map of queries x keys: 67 MB for each
-    face of 64x64 pixels, several times over, and until the gradient has been taken.
-    But a row of the map needs no other row. So the queries are taken block by block,
-    and what is kept is only the output o. The gradient makes each block of the map
-    again: with p the block's probabilities and ∂ the gradient of the loss,
+    The queries are taken block by block, and only the output o is kept. The gradient
+    makes each block of the map again: with p the block's probabilities and ∂ the
+    gradient of the loss,
 
         ∂v = pᵀ ∂o                        as o = p v
         ∂p = ∂o vᵀ
         ∂s = p · (∂p - Σ p · ∂p)          the softmax, Σ over the keys, s = q kᵀ
         ∂q = ∂s k      ∂k = ∂sᵀ q
 
-    where ∂v and ∂k are summed over the blocks. Two things make it cheap. The sum is
-    known beforehand, Σⱼ pⱼ (∂o · vⱼ) = ∂o · Σⱼ pⱼ vⱼ = ∂o · o, so it goes into the
-    product as one more channel: ∂p - Σ = [∂o, -∂o · o] [v, 1]ᵀ. And ∂v and ∂k are
-    summed as their transposes, (∂o)ᵀ p and qᵀ ∂s, which spares turning the block.
+    where ∂v and ∂k are summed over the blocks, as their transposes, which spares
+    turning the block. The sum Σ is ∂o · o, so it goes into the product as one more
+    channel: ∂p - Σ = [∂o, -∂o · o] [v, 1]ᵀ.
 
     Args:
         query: Float tensor (batch, queries, channels).
@@ -128,7 +124,7 @@ def _join(blocks, queries):
     return x[:, :queries]
 
 
-# TensorFlow's loops, where those of keras.ops run ten steps at a time: all of the map.
+# TensorFlow's own loops, as those of keras.ops run ten steps at a time: all of the map.
 
 
 def _by_sample(function, tensors, channels):

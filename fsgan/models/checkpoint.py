@@ -5,26 +5,30 @@ import logging
 import os
 import shutil
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from zipfile import BadZipFile
 
+import h5py
 import keras
 import numpy as np
 
 from fsgan.models.networks import ModelConfig, build_decoder, build_encoder
-from fsgan.training.gan import FaceSwapGAN
 
 log = logging.getLogger(__name__)
 
 SETTINGS = "settings.json"
-_FOLDER = "iteration_{:07d}"
+
+Networks = Mapping[str, keras.Model]
+Optimizers = Mapping[str, keras.Optimizer]
 
 
 def latest_checkpoint(model_dir: str | Path) -> Path | None:
     """Finds the newest checkpoint of a model folder.
 
     Args:
-        model_dir: folder given to `fsgan.train`.
+        model_dir: Folder given to `fsgan.train`.
 
     Returns:
         The checkpoint's folder, or None where there is none.
@@ -34,45 +38,49 @@ def latest_checkpoint(model_dir: str | Path) -> Path | None:
 
 
 def save_checkpoint(
-    model_dir: str | Path, gan: FaceSwapGAN, settings: dict, keep: int, backup: int
+    model_dir: str | Path,
+    networks: Networks,
+    optimizers: Optimizers,
+    settings: dict,
+    keep: int = 1,
+    backup: int = 5_000,
 ) -> Path:
-    """Writes networks, optimizers, iteration and settings.
+    """Writes networks, optimizers and settings, all of them or nothing.
 
-    Everything is written to a hidden folder that is renamed when it is complete: a
-    checkpoint exists as a whole or not at all.
+    Everything is written to a hidden folder that is renamed when it is complete.
 
     Args:
-        model_dir: folder of the training.
-        gan: what is trained.
-        settings: JSON-serialisable; what is needed to go on or to use the model, with
-            the architecture under "model".
-        keep: number of newest checkpoints to keep, at least 1.
-        backup: checkpoints at multiples of this iteration are kept for good.
+        model_dir: Folder of the training.
+        networks: The networks by name, as of `build_networks`.
+        optimizers: The optimizers by name, built.
+        settings: What is needed to go on or to use the model: "model", a `ModelConfig`,
+            "iteration", updates done so far, and whatever else JSON holds.
+        keep: Number of newest checkpoints to keep, at least 1.
+        backup: Checkpoints at multiples of this iteration are kept for good.
 
     Returns:
         The checkpoint's folder.
     """
-    folder = Path(model_dir) / "checkpoints" / _FOLDER.format(gan.iteration)
+    iteration = settings["iteration"]
+    folder = Path(model_dir) / "checkpoints" / f"iteration_{iteration:07d}"
     if folder.exists():
         return folder
     beside = folder.with_name(".unfinished")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    for name, network in gan.networks.items():
+    for name, network in networks.items():
         network.save_weights(beside / f"{name}.weights.h5")
-    for name, optimizer in gan.optimizers.items():
+    for name, optimizer in optimizers.items():
         state: dict[str, np.ndarray] = {}
         optimizer.save_own_variables(state)
         np.savez(beside / f"optimizer_{name}.npz", **state)
     record = settings | {
-        "model": asdict(gan.config),
-        "iteration": gan.iteration,
-        "decoders_swapped": gan.decoders_swapped,
+        "model": asdict(settings["model"]),
         "backend": keras.backend.backend(),
     }
     (beside / SETTINGS).write_text(json.dumps(record, indent=1), encoding="utf-8")
     for file in beside.iterdir():
-        with open(file, "rb") as written:
+        with open(file, "r+b") as written:
             os.fsync(written.fileno())
     os.rename(beside, folder)
     for old in sorted(folder.parent.glob("iteration_*"))[:-keep]:
@@ -81,42 +89,47 @@ def save_checkpoint(
     return folder
 
 
-def load_checkpoint(folder: Path, gan: FaceSwapGAN) -> None:
-    """Puts a checkpoint's state into a model of the same architecture.
+def load_checkpoint(folder: Path, networks: Networks, optimizers: Optimizers) -> dict:
+    """Puts a checkpoint's state into the networks and optimizers of a training.
 
     Args:
-        folder: the checkpoint, as of `latest_checkpoint`.
-        gan: the model; its networks, optimizers and iteration are overwritten.
+        folder: The checkpoint, as of `latest_checkpoint`.
+        networks: What to overwrite, as of `build_networks`.
+        optimizers: What to overwrite, built; they stay fresh at iteration 0.
+
+    Returns:
+        The settings, as of `read_settings`.
 
     Raises:
-        ValueError: the architecture differs, or a file is missing or damaged.
+        ValueError: A file is missing, damaged or of another architecture.
     """
     settings = read_settings(folder)
-    if ModelConfig(**settings["model"]) != gan.config:
-        raise ValueError(
-            f"{folder} holds a model with {settings['model']}, not "
-            f"{asdict(gan.config)}: use these settings or another model folder"
-        )
-    for name, network in gan.networks.items():
+    for name, network in networks.items():
         _load_weights(network, folder / f"{name}.weights.h5")
-    for name, optimizer in gan.optimizers.items() if settings["iteration"] else ():
-        with np.load(folder / f"optimizer_{name}.npz") as state:
-            optimizer.load_own_variables(state)
-    gan.iteration = settings["iteration"]
-    gan.decoders_swapped = settings.get("decoders_swapped", False)
+    for name, optimizer in optimizers.items() if settings["iteration"] else ():
+        path = folder / f"optimizer_{name}.npz"
+        try:
+            with open(path, "rb") as file, np.load(file) as state:
+                optimizer.load_own_variables(state)
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
+            raise ValueError(_does_not_fit(path)) from error
+    return settings
 
 
-def transfer_weights(model_dir: str | Path, gan: FaceSwapGAN, what: str) -> None:
+def transfer_weights(
+    model_dir: str | Path, networks: Networks, config: ModelConfig, what: str
+) -> None:
     """Starts a model with the weights of another pair's.
 
     Args:
-        model_dir: folder of the other training.
-        gan: the model; its optimizers and iteration stay as they are.
+        model_dir: Folder of the other training.
+        networks: What to overwrite, as of `build_networks`.
+        config: The architecture of the networks.
         what: "encoder", or "all" networks.
 
     Raises:
-        FileNotFoundError: the folder holds no checkpoint.
-        ValueError: the architecture differs, a file is missing or damaged, or `what` is
+        FileNotFoundError: The folder holds no checkpoint.
+        ValueError: The architecture differs, a file is missing or damaged, or `what` is
             neither.
     """
     if what not in ("encoder", "all"):
@@ -127,12 +140,10 @@ def transfer_weights(model_dir: str | Path, gan: FaceSwapGAN, what: str) -> None
             f"no checkpoint in {model_dir}: start_from takes the model folder of a "
             "training"
         )
-    theirs, ours = (
-        asdict(ModelConfig(**read_settings(folder)["model"])),
-        asdict(gan.config),
-    )
-    of_decoders = ("mask", "discriminators", "people") if what == "encoder" else ()
-    free = ("coverage", *of_decoders)
+    theirs, ours = asdict(read_settings(folder)["model"]), asdict(config)
+    free = {"coverage"}  # no matter of the architecture
+    if what == "encoder":
+        free |= {"mask", "discriminators", "people"}
     differing = [
         f"{name} {theirs[name]!r}, not {value!r}"
         for name, value in ours.items()
@@ -143,8 +154,8 @@ def transfer_weights(model_dir: str | Path, gan: FaceSwapGAN, what: str) -> None
             f"{model_dir} holds another architecture ({', '.join(differing)}): only a "
             "model of the same one can be started from"
         )
-    for name in gan.networks if what == "all" else ("encoder",):
-        _load_weights(gan.networks[name], folder / f"{name}.weights.h5")
+    for name in networks if what == "all" else ("encoder",):
+        _load_weights(networks[name], folder / f"{name}.weights.h5")
     log.info("starting with %s of %s", what, folder)
 
 
@@ -152,7 +163,7 @@ def load_generator(folder: Path, person: str) -> keras.Model:
     """Loads what turns faces into one person's face.
 
     Args:
-        folder: the checkpoint, as of `latest_checkpoint`.
+        folder: The checkpoint, as of `latest_checkpoint`.
         person: "a" or "b", whose face is generated.
 
     Returns:
@@ -160,9 +171,15 @@ def load_generator(folder: Path, person: str) -> keras.Model:
         [-1, 1] (n, R, R, 3).
 
     Raises:
-        ValueError: a weight file is missing, damaged or of another architecture.
+        ValueError: The model does not know the person, or a weight file is missing,
+            damaged or of another architecture.
     """
-    config = ModelConfig(**read_settings(folder)["model"])
+    config = read_settings(folder)["model"]
+    if person not in config.sides:
+        raise ValueError(
+            f"the model of {folder} knows one person and cannot put on another's face: "
+            "train with the faces of two people"
+        )
     encoder, decoder = build_encoder(config), build_decoder(config)
     _load_weights(encoder, folder / "encoder.weights.h5")
     _load_weights(decoder, folder / f"decoder_{person}.weights.h5")
@@ -171,28 +188,64 @@ def load_generator(folder: Path, person: str) -> keras.Model:
 
 
 def read_settings(folder: Path) -> dict:
-    """Reads the settings of a checkpoint.
+    """Reads the settings of a checkpoint, older ones as if they were written today.
 
     Args:
-        folder: the checkpoint, as of `latest_checkpoint`.
+        folder: The checkpoint, as of `latest_checkpoint`.
 
     Returns:
-        The settings: "model", "iteration" and what training added.
+        The settings: "model", a `ModelConfig`, "iteration" and what training added.
 
     Raises:
-        ValueError: the file is missing or damaged.
+        ValueError: The file is missing or damaged.
     """
+    path = folder / SETTINGS
     try:
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        # Older checkpoints say it beside the model.
-        settings["model"].setdefault("coverage", settings.get("coverage", 0.8))
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        # The coverage was no part of the model once, but here and with the
+        # augmentation.
+        augmentation = settings.get("training", {}).get("augmentation", {})
+        augmentation.pop("coverage", None)
+        coverage = {"coverage": settings.pop("coverage", 0.8)}
+        settings["model"] = ModelConfig(**coverage | settings["model"])
         settings["iteration"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{folder / SETTINGS} is missing or damaged: delete the folder {folder} to "
-            "use the checkpoint before it"
+            f"{path} is missing or damaged: delete the folder {folder} to use the "
+            "checkpoint before it"
         ) from error
     return settings
+
+
+def read_keras2_weights(path: Path) -> dict[str, list[np.ndarray]]:
+    """Reads a weight file of Keras 2, which Keras 3 only loads into its own layers.
+
+    Args:
+        path: HDF5 file of a model or of its weights.
+
+    Returns:
+        The weights, float32, of each layer that has some, in the order of the file; `/`
+        in a layer's name is turned to `_`.
+
+    Raises:
+        ValueError: The file is damaged or another one, or values are not finite.
+    """
+    weights = {}
+    try:
+        with h5py.File(path) as file:
+            root = file.get("model_weights", file)  # there where a model was saved
+            for name in np.asarray(root.attrs["layer_names"]).astype(str):
+                group = root[name]
+                names = np.asarray(group.attrs["weight_names"]).astype(str)
+                if names.size:
+                    arrays = [np.asarray(group[weight], np.float32) for weight in names]
+                    weights[name.replace("/", "_")] = arrays
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError("it is damaged or no weight file of Keras 2") from error
+    for name, arrays in weights.items():
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise ValueError(f"layer {name} has values that are not finite")
+    return weights
 
 
 def _load_weights(network: keras.Model, path: Path) -> None:
@@ -203,7 +256,11 @@ def _load_weights(network: keras.Model, path: Path) -> None:
             warnings.simplefilter("error", UserWarning)
             network.load_weights(path)
     except (OSError, ValueError, KeyError, UserWarning) as error:
-        raise ValueError(
-            f"{path} is missing, damaged or not the weights of the architecture in "
-            f"{SETTINGS} beside it: restore the file, or train in another folder"
-        ) from error
+        raise ValueError(_does_not_fit(path)) from error
+
+
+def _does_not_fit(path: Path) -> str:
+    return (
+        f"{path} is missing, damaged or not of the architecture in {SETTINGS} beside "
+        "it: restore the file, or train in another folder"
+    )

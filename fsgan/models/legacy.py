@@ -9,13 +9,15 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-import h5py
 import keras
 import numpy as np
 
-from fsgan.models.checkpoint import latest_checkpoint, save_checkpoint
-from fsgan.models.networks import ModelConfig
-from fsgan.training.gan import FaceSwapGAN
+from fsgan.models.checkpoint import (
+    latest_checkpoint,
+    read_keras2_weights,
+    save_checkpoint,
+)
+from fsgan.models.networks import ModelConfig, build_networks
 
 log = logging.getLogger(__name__)
 
@@ -84,14 +86,15 @@ def import_legacy(
             f"{model_dir} already holds a model: import into another folder"
         )
     config, weights = read_legacy(weights_dir, norm)
-    gan = FaceSwapGAN(replace(config, coverage=coverage))
-    for name, network in gan.networks.items():
+    config = replace(config, coverage=coverage)
+    networks = build_networks(config)
+    for name, network in networks.items():
         path = Path(weights_dir) / FILES[name]
         if name in weights:
             _fill(network, weights[name], path)
         else:
             log.warning("no file %s: the %s starts fresh", path, name)
-    return save_checkpoint(model_dir, gan, {"coverage": coverage}, keep=1, backup=1)
+    return save_checkpoint(model_dir, networks, {}, {"model": config, "iteration": 0})
 
 
 def read_legacy(
@@ -107,8 +110,8 @@ def read_legacy(
             what the files tell.
 
     Returns:
-        The architecture, and for each network of `FaceSwapGAN` that has a
-        file its weights in RGB, float32, in the order of `set_weights`.
+        The architecture, and for each network of `build_networks` that has
+        a file its weights in RGB, float32, in the order of `set_weights`.
 
     Raises:
         FileNotFoundError: the encoder or a decoder is missing.
@@ -157,33 +160,19 @@ def swap_red_and_blue(weights: list[np.ndarray]) -> list[np.ndarray]:
 def _read_layers(path: Path) -> list[list[np.ndarray]]:
     """The weights of each layer that has some, in the order of the model."""
     try:
-        with h5py.File(path) as file:
-            model = file.get("model_weights", file)  # there where a model was saved
-            layers = [
-                [
-                    np.asarray(model[layer][name], np.float32)
-                    for name in model[layer].attrs["weight_names"]
-                ]
-                for layer in model.attrs["layer_names"]
-            ]
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        layers = read_keras2_weights(path)
+    except ValueError as error:
         raise ValueError(
-            f"{path} is damaged or not a weight file of Keras 2: copy it again from "
-            "where faceswap-GAN v2.2 saved it"
+            f"{path} cannot be used, {error}: copy it again from where faceswap-GAN "
+            "v2.2 saved it"
         ) from error
-    if not all(np.isfinite(array).all() for layer in layers for array in layer):
-        raise ValueError(
-            f"{path} holds weights that are not numbers, so it is damaged or its "
-            "training had failed: give files saved earlier"
-        )
     # Scales and offsets of the original's group norm are (1, 1, 1, channels).
     return [
         [
             array.reshape(-1) if array.shape[:3] == (1, 1, 1) else array
             for array in layer
         ]
-        for layer in layers
-        if layer
+        for layer in layers.values()
     ]
 
 

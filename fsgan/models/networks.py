@@ -27,7 +27,7 @@ NORMS = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Describes the networks; all of a model's networks are built from the same one.
+    """Describes a model: its networks, and what they see of a face.
 
     Attributes:
         resolution: Side of the square input and output, pixels: 64, 128 or 256.
@@ -39,10 +39,10 @@ class ModelConfig:
         mask: Whether the decoders paint alpha; without it alpha is 1 everywhere.
         discriminators: Whether there are discriminators, and an adversarial loss.
         people: 2, or 1 for one person's autoencoder.
-        latent: Width of the bottleneck, 1 or more; None takes 1024, at "lite" above 64
-            pixels 2048.
+        latent: Width of the bottleneck, 1 or more; None, as which the default is kept,
+            takes 1024, or 2048 at "lite" above 64 pixels (see `latent_width`).
         coverage: Share of a stored crop's width that the networks see, in training and
-            in conversion, from 0.1 to 1.
+            in conversion, 0.1 to 1.
 
     Raises:
         ValueError: A value is not one of these.
@@ -59,24 +59,25 @@ class ModelConfig:
     coverage: float = 0.8
 
     def __post_init__(self) -> None:
-        """Refuses what no network can be built from, fills in the latent's width."""
+        """Refuses what no network can be built from."""
         _check("resolution", self.resolution, (64, 128, 256))
         _check("capacity", self.capacity, tuple(DIVISORS))
         _check("norm", self.norm, tuple(NORMS))
         for field in ("attention", "mask", "discriminators"):
             _check(field, getattr(self, field), (True, False))
         _check("people", self.people, (1, 2))
-        if self.latent is None:
-            wide = self.capacity == "lite" and self.resolution > 64
-            object.__setattr__(self, "latent", 2048 if wide else 1024)
-        if not (type(self.latent) is int and self.latent >= 1):
+        latent, coverage = self.latent, self.coverage
+        if latent is not None and not (type(latent) is int and latent >= 1):
             raise ValueError(
-                f"latent must be a whole number >= 1 or None, got {self.latent!r}"
+                f"latent must be a whole number >= 1 or None, got {latent!r}"
             )
-        if not (isinstance(self.coverage, (int, float)) and 0.1 <= self.coverage <= 1):
+        if not (isinstance(coverage, int | float) and 0.1 <= coverage <= 1):
             raise ValueError(
-                f"coverage must be a number from 0.1 to 1, got {self.coverage!r}"
+                f"coverage must be a number from 0.1 to 1, got {coverage!r}"
             )
+        # Older checkpoints hold the default as a number; they are the same model.
+        if latent == self._default_width:
+            object.__setattr__(self, "latent", None)
 
     @property
     def divisor(self) -> int:
@@ -84,9 +85,36 @@ class ModelConfig:
         return DIVISORS[self.capacity]
 
     @property
+    def latent_width(self) -> int:
+        """Width of the bottleneck."""
+        return self._default_width if self.latent is None else self.latent
+
+    @property
     def sides(self) -> tuple[str, ...]:
         """Names of the persons, "a" and "b", as many as there are."""
         return ("a", "b")[: self.people]
+
+    @property
+    def _default_width(self) -> int:
+        return 2048 if self.capacity == "lite" and self.resolution > 64 else 1024
+
+
+def build_networks(config: ModelConfig) -> dict[str, keras.Model]:
+    """Builds all networks of a model, with fresh weights.
+
+    Args:
+        config: What to build.
+
+    Returns:
+        "encoder", "decoder_a", "decoder_b", "discriminator_a" and "discriminator_b", as
+        far as the model has them.
+    """
+    networks = {"encoder": build_encoder(config)}
+    networks |= {f"decoder_{side}": build_decoder(config) for side in config.sides}
+    if config.discriminators:
+        for side in config.sides:
+            networks[f"discriminator_{side}"] = build_discriminator(config)
+    return networks
 
 
 def build_encoder(config: ModelConfig) -> keras.Model:
@@ -109,7 +137,7 @@ def build_encoder(config: ModelConfig) -> keras.Model:
     while x.shape[1] > 4:
         x = conv_block(x, 1024 // c**2, norm=norm)  # (b, 4, 4, 1024/c²) in the end
     x = layers.Flatten()(x)
-    x = layers.Dense(config.latent)(x)  # (b, latent)
+    x = layers.Dense(config.latent_width)(x)  # (b, latent)
     x = layers.Dense(4 * 4 * 1024 // c**2)(x)
     x = layers.Reshape((4, 4, 1024 // c**2))(x)  # (b, 4, 4, 1024/c²)
     x = upscale(x, 512 // c, config)  # (b, 8, 8, 512/c)

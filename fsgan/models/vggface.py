@@ -1,19 +1,18 @@
-"""Features of faces: VGGFace's ResNet50, the eyes of the perceptual loss.
+"""Features of faces for the perceptual loss: VGGFace's ResNet50.
 
-The weights are those of the package keras-vggface, which Keras 3 cannot import; the
-network is built here and the file read layer by layer. The network is a judge, it never
-learns: its batch normalisations are constant, and so part of the convolutions.
+The weights are those of the package keras-vggface, which Keras 3 cannot import. The
+network never learns: its batch normalisations are constant, so they become part of the
+convolutions.
 """
 
 import logging
-from pathlib import Path
 
-import h5py
 import keras
 import numpy as np
 from keras import KerasTensor, layers, ops
 
 from fsgan.assets import download_weights, find_weights
+from fsgan.models.checkpoint import read_keras2_weights
 from fsgan.models.layers import legacy_resize
 
 log = logging.getLogger(__name__)
@@ -59,8 +58,7 @@ def perceptual_features(mode: str = "auto") -> keras.Model | None:
 def load_vggface() -> keras.Model:
     """Builds the network with the weights of VGGFace.
 
-    They are looked for in `weights/` and, where they are not there, downloaded once
-    (95 MB).
+    They are downloaded once (95 MB) where `fsgan.assets` does not find them.
 
     Returns:
         As of `build_vggface`.
@@ -71,7 +69,7 @@ def load_vggface() -> keras.Model:
     """
     path = find_weights(FILE) or download_weights(URL, SIZE)
     try:
-        weights = _read_layers(path)
+        weights = read_keras2_weights(path)
         network = build_vggface()
         _check(weights, network)
     except ValueError as error:
@@ -167,23 +165,6 @@ def _convolution(
     )(x)
 
 
-def _read_layers(path: Path) -> dict[str, list[np.ndarray]]:
-    """Reads the weights of each layer that has some, `/` in its name turned to `_`."""
-    weights = {}
-    try:
-        with h5py.File(path) as file:
-            root = file.get("model_weights", file)  # there where a model was saved
-            for name in np.asarray(root.attrs["layer_names"]).astype(str):
-                group = root[name]
-                names = np.asarray(group.attrs["weight_names"]).astype(str)
-                if names.size:
-                    arrays = [np.asarray(group[weight], np.float32) for weight in names]
-                    weights[name.replace("/", "_")] = arrays
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError("it is damaged or no weight file of Keras 2") from error
-    return weights
-
-
 def _check(weights: dict[str, list[np.ndarray]], network: keras.Model) -> None:
     """Refuses weights that are not of this network."""
     expected = {}
@@ -200,8 +181,6 @@ def _check(weights: dict[str, list[np.ndarray]], network: keras.Model) -> None:
         found = [array.shape for array in weights[name]]
         if found != shapes:
             raise ValueError(f"layer {name} has the shapes {found}, not {shapes}")
-        if not all(np.isfinite(array).all() for array in weights[name]):
-            raise ValueError(f"layer {name} has values that are not finite")
 
 
 def _fold(kernel, scale, offset, mean, variance) -> tuple[np.ndarray, np.ndarray]:

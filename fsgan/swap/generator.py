@@ -58,9 +58,9 @@ class FaceGenerator:
             raise ValueError(f"person must be 'a' or 'b', got {person!r}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        settings = read_settings(checkpoint)
-        self.resolution: int = settings["model"]["resolution"]
-        self.coverage: float = settings["coverage"]
+        model = read_settings(checkpoint)["model"]
+        self.resolution: int = model.resolution
+        self.coverage: float = model.coverage
         self.batch_size = batch_size
         network = load_generator(checkpoint, person)
         if engine == "auto":

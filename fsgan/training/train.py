@@ -232,20 +232,29 @@ def train(
     )
     gan = _build(model, settings)
     if checkpoint:
-        load_checkpoint(checkpoint, gan)
+        saved = load_checkpoint(checkpoint, gan.networks, gan.optimizers)
+        gan.iteration = saved["iteration"]
+        gan.decoders_swapped = saved.get("decoders_swapped", False)
         log.info("going on at iteration %d of %s", gan.iteration, checkpoint)
     elif start_from is not None:
-        transfer_weights(start_from, gan, transfer)
+        transfer_weights(start_from, gan.networks, gan.config, transfer)
 
     def save() -> Path:
         record = {
+            "model": gan.config,
+            "iteration": gan.iteration,
+            "decoders_swapped": gan.decoders_swapped,
             "training": asdict(settings),
             "phase": asdict(phase_at(gan.iteration, settings.iterations)),
-            "coverage": coverage,
             "versions": {name: version(name) for name in ("fsgan", "keras", "numpy")},
         }
         return save_checkpoint(
-            model_dir, gan, record, settings.keep, settings.backup_every
+            model_dir,
+            gan.networks,
+            gan.optimizers,
+            record,
+            settings.keep,
+            settings.backup_every,
         )
 
     def look() -> None:
@@ -312,14 +321,14 @@ def _settings_to_go_on(
 ) -> tuple[ModelConfig, TrainSettings]:
     """The checkpoint's settings, with changes where they are allowed."""
     saved = read_settings(checkpoint)
-    saved_model = ModelConfig(**saved["model"])
+    saved_model = saved["model"]
     if "training" in saved:
-        augmentation = dict(saved["training"]["augmentation"])
-        augmentation.pop("coverage", None)  # of older checkpoints: now the model's
         saved_settings = TrainSettings(
             **saved["training"]
             | {
-                "augmentation": AugmentationSettings(**augmentation),
+                "augmentation": AugmentationSettings(
+                    **saved["training"]["augmentation"]
+                ),
                 "losses": LossWeights(**saved["training"]["losses"]),
             }
         )

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -11,6 +12,7 @@ from fsgan.models.networks import (
     build_decoder,
     build_discriminator,
     build_encoder,
+    build_networks,
     conv_block,
     discriminator_block,
     residual_block,
@@ -293,14 +295,38 @@ def test_decoder_saved_and_loaded_paints_the_same(tmp_path, capacity):
         ({"resolution": 100}, "resolution must be 64, 128 or 256, got 100"),
         ({"resolution": 64.0}, r"resolution must be 64, 128 or 256, got 64\.0"),
         ({"capacity": "huge"}, "capacity must be 'standard' or 'lite', got 'huge'"),
-        (
-            {"norm": "hybrid"},
-            "norm must be 'instancenorm', 'layernorm', 'groupnorm', 'batchnorm' or "
-            "'none', got 'hybrid'",
-        ),
+        ({"norm": "hybrid"}, "'groupnorm', 'batchnorm' or 'none', got 'hybrid'"),
         ({"attention": 1}, "attention must be True or False, got 1"),
+        ({"latent": 0}, "latent must be a whole number >= 1 or None, got 0"),
+        ({"latent": 8.0}, r"latent must be a whole number >= 1 or None, got 8\.0"),
+        ({"coverage": 0.05}, r"coverage must be a number from 0\.1 to 1, got 0\.05"),
+        ({"coverage": "all"}, r"coverage must be a number from 0\.1 to 1, got 'all'"),
     ],
 )
 def test_config_refuses_what_cannot_be_built(settings, message):
     with pytest.raises(ValueError, match=message):
         ModelConfig(**settings)
+
+
+def test_the_latent_follows_the_architecture_unless_it_is_given():
+    wide = ModelConfig(128, "lite")
+    assert (ModelConfig().latent_width, wide.latent_width) == (1024, 2048)
+    assert replace(ModelConfig(), resolution=128, capacity="lite") == wide
+    assert replace(ModelConfig(latent=16), resolution=128).latent_width == 16
+    # Checkpoints of older versions hold the default as a number.
+    assert ModelConfig(latent=1024) == ModelConfig()
+    assert ModelConfig(128, "lite", latent=1024).latent_width == 1024
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({}, "encoder decoder_a decoder_b discriminator_a discriminator_b"),
+        ({"people": 1}, "encoder decoder_a discriminator_a"),
+        ({"discriminators": False}, "encoder decoder_a decoder_b"),
+    ],
+)
+def test_a_model_has_a_decoder_and_a_discriminator_for_each_person(settings, names):
+    assert (
+        list(build_networks(ModelConfig(capacity="lite", **settings))) == names.split()
+    )
