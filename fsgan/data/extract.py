@@ -12,14 +12,11 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
 from fsgan.faces.detector import FaceDetector
 from fsgan.faces.geometry import CROP_SIZE, Face, align, crop_matrix
-from fsgan.media.camera import camera_frames
 from fsgan.media.images import (
-    IMAGE_SUFFIXES,
     contact_sheet,
     evenly,
     list_images,
@@ -28,7 +25,7 @@ from fsgan.media.images import (
     write_beside,
     write_image,
 )
-from fsgan.media.reader import probe, read_frames
+from fsgan.media.reader import is_video, probe, read_frames
 
 log = logging.getLogger(__name__)
 
@@ -257,17 +254,6 @@ def check_square(size: tuple[int, int], path: Path) -> None:
         )
 
 
-def _is_photo(source: Path) -> bool:
-    """Whether a file is one picture; an animation is a film, whatever its suffix."""
-    if source.suffix.lower() not in IMAGE_SUFFIXES:
-        return False
-    try:
-        with Image.open(source) as image:
-            return not (image.format in ("GIF", "PNG") and image.is_animated)
-    except (FileNotFoundError, UnidentifiedImageError):
-        return True  # read_image says what is wrong
-
-
 def _sampled_frames(
     source: Path, every: int, seconds: float | None, camera: int | None, found: Sized
 ) -> Generator[tuple[str, int, float, np.ndarray], None, None]:
@@ -275,7 +261,7 @@ def _sampled_frames(
 
     The progress bar tells how many faces are found.
     """
-    if source.is_dir() or _is_photo(source):
+    if camera is None and (source.is_dir() or not is_video(source)):
         photos = list_images(source) if source.is_dir() else [source]
         for index, path in enumerate(tqdm(photos, desc=source.name, unit="photo")):
             try:
@@ -290,7 +276,7 @@ def _sampled_frames(
     if camera is None:
         count, frames = probe(source).frame_count, read_frames(source, end=seconds)
     else:
-        count, frames = None, camera_frames(camera, seconds)
+        count, frames = None, read_frames(camera, end=seconds)
     progress = tqdm(total=count, desc=source.name, unit="frame")
     with progress, closing(frames):
         for frame in frames:

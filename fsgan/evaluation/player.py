@@ -16,10 +16,9 @@ from uuid import uuid4
 import cv2
 import numpy as np
 
-from fsgan.media.image_sequence import is_sequence
-from fsgan.media.images import IMAGE_SUFFIXES, read_image
+from fsgan.media.images import read_image
 from fsgan.media.provenance import video_metadata
-from fsgan.media.reader import Frame, probe, read_frames
+from fsgan.media.reader import Frame, is_video, probe, read_frames
 from fsgan.media.writer import VideoWriter
 from fsgan.training.preview import encode_jpeg
 
@@ -110,9 +109,7 @@ def compare(
 def _is_picture(what: Picture) -> bool:
     if isinstance(what, np.ndarray):
         return True
-    suffix = Path(what).suffix.lower()
-    # A GIF moves, a folder or pattern of pictures is a film.
-    return suffix in IMAGE_SUFFIXES - {".gif"} and not is_sequence(what)
+    return not Path(what).is_dir() and not is_video(what)
 
 
 def _picture(what: Picture) -> np.ndarray:
@@ -173,7 +170,7 @@ def _film(
 ) -> bytes:
     """Encodes both side by side."""
     start, at, end = part
-    sound = None if is_sequence(swapped) else swapped
+    sound = swapped if probe(swapped).has_audio else None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "player.mp4"
         writer = VideoWriter(

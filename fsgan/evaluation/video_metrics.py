@@ -12,7 +12,7 @@ import numpy as np
 from scipy.signal import correlate
 
 from fsgan.evaluation.face_metrics import MOST_PSNR
-from fsgan.media.containers import clock_start, decoded_frames, open_media
+from fsgan.media.decoding import clock_start, decode, open_media, packets
 
 _RATE = 16_000  # samples a second, at which sounds are compared
 _HEARD = 300  # seconds of sound that are compared, at most
@@ -221,7 +221,7 @@ def _sound(path: Path, start: float, seconds: float) -> np.ndarray:
         track = container.streams.best("audio")
         origin = clock_start(container) + Fraction(start)
         resampler = av.AudioResampler("flt", "mono", _RATE)
-        for frame in decoded_frames(container, track):
+        for frame in decode(packets(container, track)):
             if frame is None or frame.pts is None:
                 continue
             if frame.pts * frame.time_base - origin > seconds:

@@ -17,10 +17,10 @@ from tqdm.auto import tqdm
 from fsgan.faces.detector import FaceDetector
 from fsgan.faces.geometry import Face, align, crop_matrix
 from fsgan.faces.tracking import FaceTracker, smooth
-from fsgan.media.image_sequence import ImageSequence, is_sequence
 from fsgan.media.images import (
     contact_sheet,
     evenly,
+    list_images,
     picture_html,
     write_beside,
     write_image,
@@ -259,7 +259,7 @@ def fingerprint(source: Path) -> dict[str, str | int]:
     Returns:
         Name, bytes and time of the last change.
     """
-    files = ImageSequence(source).files if is_sequence(source) else [source]
+    files = list_images(source) if source.is_dir() else [source]
     stats = [path.stat() for path in files]
     return {
         "source": source.name,

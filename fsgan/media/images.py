@@ -45,8 +45,14 @@ _SAVE_OPTIONS = {
     ".jpeg": {"format": "JPEG", "quality": 97, "subsampling": "4:4:4"},
     ".webp": {"format": "WEBP", "quality": 97},
 }
+PICTURE_SUFFIXES = tuple(_SAVE_OPTIONS)  # of pictures that can be written
+_ANIMATED_FORMATS = {"GIF", "PNG", "WEBP", "AVIF"}  # others hold pages, not frames
 # What Pillow's readers raise on damaged pixels.
-_DAMAGE = (OSError, SyntaxError, ValueError, IndexError, struct.error, zlib.error)
+# fmt: off
+DECODING_ERRORS = (
+    OSError, SyntaxError, ValueError, IndexError, struct.error, zlib.error,
+)
+# fmt: on
 _truncated_lock = threading.Lock()
 _ORIENTATION = 0x0112  # EXIF; 5..8 lie on their side
 
@@ -126,17 +132,15 @@ def read_damaged_image(path: str | Path) -> tuple[np.ndarray, Exception | None]:
         of it decodes (the rest is gray or black), else `None`.
 
     Raises:
-        FileNotFoundError: nothing is at `path`.
-        IsADirectoryError: `path` is a folder.
-        ValueError: nothing of it can be decoded, as of `read_image`.
+        FileNotFoundError, IsADirectoryError, ValueError: as of `read_image`.
     """
     path = Path(path)
-    with _told(path):
+    with _in_one_sentence(path):
         try:
             return _load(path), None
         except UnidentifiedImageError:
             raise
-        except _DAMAGE as error:
+        except DECODING_ERRORS as error:
             damage = error
         with _truncated_lock:  # the switch is global: nobody else may see it flip
             before = ImageFile.LOAD_TRUNCATED_IMAGES
@@ -148,7 +152,7 @@ def read_damaged_image(path: str | Path) -> tuple[np.ndarray, Exception | None]:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Tell the size of a picture, from the head of its file alone.
+    """Read the size of a picture from the head of its file.
 
     Args:
         path: picture file.
@@ -157,20 +161,43 @@ def image_size(path: str | Path) -> tuple[int, int]:
         (width, height) of the array that `read_image` gives, pixels.
 
     Raises:
-        FileNotFoundError: nothing is at `path`.
-        IsADirectoryError: `path` is a folder.
-        ValueError: the file is empty, no picture or far too large.
+        FileNotFoundError, IsADirectoryError, ValueError: as of `read_image`.
     """
     path = Path(path)
-    with _told(path), Image.open(path) as opened:
+    with _in_one_sentence(path), Image.open(path) as opened:
         # Asked for EXIF that is not in its head, a PNG is decoded to look behind.
         behind = opened.format == "PNG" and "exif" not in opened.info
         sideways = not behind and opened.getexif().get(_ORIENTATION, 1) >= 5
         return opened.size[::-1] if sideways else opened.size
 
 
+def is_animated(path: str | Path) -> bool | None:
+    """Tell an animation from a photo, by what the file holds.
+
+    Args:
+        path: file.
+
+    Returns:
+        True for a GIF, PNG, WebP or AVIF of several pictures, False for any other
+        picture, None for a file that is none.
+
+    Raises:
+        FileNotFoundError: nothing is at `path`.
+        IsADirectoryError: `path` is a folder.
+    """
+    path = Path(path)
+    try:
+        with _in_one_sentence(path), Image.open(path) as opened:
+            if opened.format == "MPEG":  # known to Pillow by its first bytes alone
+                return None
+            animated = getattr(opened, "is_animated", False)
+            return animated and opened.format in _ANIMATED_FORMATS
+    except ValueError:
+        return None
+
+
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _in_one_sentence(path: Path) -> Iterator[None]:
     """Turn what goes wrong in reading a picture into one sentence."""
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; use list_images to read it")
@@ -188,13 +215,25 @@ def _told(path: Path) -> Iterator[None]:
         raise ValueError(
             f"{path} is too large a picture to open safely; scale it down first"
         ) from error
-    except _DAMAGE as error:
+    except DECODING_ERRORS as error:
         raise ValueError(f"{path} cannot be decoded: {error}") from error
 
 
 def _load(path: Path) -> np.ndarray:
     with Image.open(path) as opened:
-        image = ImageOps.exif_transpose(opened)
+        return upright_rgb(opened)
+
+
+def upright_rgb(image: Image.Image) -> np.ndarray:
+    """Convert an opened picture to RGB uint8 (height, width, 3), as `read_image`.
+
+    Args:
+        image: of an animation, the frame that it stands at.
+
+    Raises:
+        DECODING_ERRORS: the pixels are damaged or floating point.
+    """
+    image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("floating point pixels have no agreed range, save 8 or 16 bit")
     if image.mode.startswith("I"):  # 16-bit gray: convert() would clip at 255
@@ -231,7 +270,7 @@ def write_image(
     path = Path(path)
     options = _SAVE_OPTIONS.get(path.suffix.lower())
     if options is None:
-        raise ValueError(f"path must end in {', '.join(_SAVE_OPTIONS)}, got {path}")
+        raise ValueError(f"path must end in {', '.join(PICTURE_SUFFIXES)}, got {path}")
     channels = {1, 3, 4} if options["format"] == "PNG" else {3}
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in channels:
         raise ValueError(

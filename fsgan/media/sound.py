@@ -1,14 +1,13 @@
 """The sound of a source, carried over into a new file and kept in step."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fractions import Fraction
 
 import av
 from av.container import InputContainer, OutputContainer
 
-from fsgan.media.reader import clock_start, decoded_frames, packets
-from fsgan.media.video_formats import VideoFormat
+from fsgan.media.decoding import clock_start, decode, packets
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +15,8 @@ logger = logging.getLogger(__name__)
 def add_sound(
     container: OutputContainer,
     source: InputContainer,
-    video_format: VideoFormat,
+    copied: Collection[str] | None,
+    encoder: str,
     start: Fraction,
     end: Fraction | None,
 ) -> Iterator[av.Packet]:
@@ -28,7 +28,8 @@ def add_sound(
     Args:
         container: the new file.
         source: file with the sound, open; a silent one is fine.
-        video_format: names the codecs that the new file may hold.
+        copied: codecs to copy; `None` for all that the container supports.
+        encoder: FFmpeg's name of the one for all others.
         start: seconds in `source` that become time 0.
         end: seconds in `source` where the sound ends; `None` for all of it.
 
@@ -42,11 +43,9 @@ def add_sound(
         logger.warning("%s: unknown audio codec, no sound kept", source.name)
         return iter(())
     codec = track.codec_context.codec.canonical_name
-    allowed = video_format.copied_sound
-    if codec in (container.supported_codecs if allowed is None else allowed):
+    if codec in (container.supported_codecs if copied is None else copied):
         stream = container.add_stream_from_template(track)
         return _copied(source, track, stream, start, end)
-    encoder = video_format.sound_codec
     rates = av.Codec(encoder, "w").audio_rates
     rate = track.rate if track.rate in rates else 48_000
     stream = container.add_stream(encoder, rate=rate, bit_rate=192_000)
@@ -103,7 +102,7 @@ def _encoded(
         graph.add("aresample", "async=1:first_pts=0"),
         graph.add("abuffersink"),
     ).configure()
-    for frame in decoded_frames(source, track):
+    for frame in decode(packets(source, track)):
         if frame is None or frame.pts is None:
             continue
         if end is not None and frame.pts * frame.time_base - origin >= end:

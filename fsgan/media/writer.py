@@ -1,34 +1,46 @@
-"""Video out: frames as a film, an animation or pictures, with the sound of the source.
+"""Video out: frames as a film or numbered pictures, with the sound of the source.
 
-Frames are encoded into a hidden folder beside the output (`video_parts`); at the end
-they are joined with the sound, and the file takes its name.
+Frames are encoded into a hidden folder beside the output; at the end they are joined
+with the sound, and the output takes its name.
 """
 
 import errno
+import json
+import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import KW_ONLY, astuple, dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Self
 
+import av
 import numpy as np
 from av.error import FFmpegError
+from filelock import FileLock, Timeout
 
-from fsgan.media.gif import write_gif
+from fsgan.media.decoding import open_media
+from fsgan.media.encoding import (
+    OUTPUT_SUFFIXES,
+    PartWriter,
+    join_parts,
+    time_base,
+    video_format,
+)
 from fsgan.media.images import write_image
-from fsgan.media.reader import open_media, time_limits
-from fsgan.media.sequence_path import SequencePath
-from fsgan.media.video_formats import time_base, video_format
-from fsgan.media.video_parts import PartWriter, join_parts
+from fsgan.media.reader import time_limits
+
+logger = logging.getLogger(__name__)
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_PICTURES, _MANIFEST, _LOCK = "pictures", "conversion.json", "lock"
 
 
 @dataclass(frozen=True)
-class Position:
+class _Position:
     """How far the frames have come; all but `frames` tell of the last one."""
 
     frames: int = 0  # written
@@ -38,90 +50,87 @@ class Position:
     step: int = 0  # how long it is shown if no other follows
 
 
+@dataclass(eq=False, repr=False)
 class VideoWriter:
     """Write frames as a film that plays everywhere, with the sound of the source.
 
     A context manager. The output appears under its name, whole, on a clean exit;
-    after any exception nothing is left of it.
+    after any exception nothing is left of it. Settings are checked at once.
 
-    | output                      | frames                  | sound                   |
-    | --------------------------- | ----------------------- | ----------------------- |
-    | .mp4 .m4v .mov              | H.264                   | copied, else AAC        |
-    | .mkv                        | H.264, FFV1 if lossless | copied                  |
-    | .webm                       | VP9                     | Opus (or Vorbis, copied)|
-    | .gif                        | 255 colours, 1/100 s    | none                    |
-    | a folder, `f/shot_%05d.png` | pictures                | none                    |
+    | output         | frames                    | sound                     |
+    | -------------- | ------------------------- | ------------------------- |
+    | .mp4 .m4v .mov | H.264                     | copied, else AAC          |
+    | .mkv           | H.264, FFV1 if lossless   | copied                    |
+    | .webm          | VP9                       | Opus (or Vorbis, copied)  |
+    | a folder       | 000000.png, 000001.png, … | none                      |
 
     H.264 and VP9 are yuv420p, BT.709, limited range, tagged so. That format needs
     even sides: an odd one gets its last column or row repeated once, nothing is
     rescaled. The first frame is time 0 of the new file, and the sound is cut to it.
+
+    Attributes:
+        path: file to write, its folder is created; a name without a suffix is a folder
+            of pictures, which replaces one that is there.
+        width: pixels of the frames to come.
+        height: pixels of the frames to come.
+        fps: frames a second, for frames written without a time.
+        audio_from: file to take the sound from; a silent one is fine.
+        start: seconds in `audio_from` where the frames begin.
+        end: seconds in `audio_from` where the sound ends; `None` for all of it.
+        crf: constant quality on x264's scale, 0 (best) to 51 (worst).
+        metadata: tags of the file.
+        lossless: every pixel exact, odd sizes too; .mkv only.
+        xmp: XMP packet for each picture.
+        finish: called with the whole file (or folder of pictures) before it takes its
+            name, to mark or sign it.
+
+    Raises:
+        ValueError: a setting is out of its range.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        width: int,
-        height: int,
-        fps: Fraction | float,
-        *,
-        audio_from: str | Path | None = None,
-        start: float = 0.0,
-        end: float | None = None,
-        crf: int = 18,
-        preset: str = "veryfast",
-        metadata: dict[str, str] | None = None,
-        lossless: bool = False,
-        xmp: bytes | None = None,
-        finish: Callable[[Path], None] | None = None,
-    ) -> None:
-        """Check the settings; nothing is written before the `with` block begins.
+    path: str | Path
+    width: int
+    height: int
+    fps: Fraction | float
+    _: KW_ONLY
+    audio_from: str | Path | None = None
+    start: float = 0.0
+    end: float | None = None
+    crf: int = 18
+    metadata: dict[str, str] | None = None
+    lossless: bool = False
+    xmp: bytes | None = None
+    finish: Callable[[Path], None] | None = None
 
-        Args:
-            path: file to write, its folder is created; or a folder of pictures, or a
-                pattern of their names, .png, .jpg, .jpeg or .webp: a folder that is
-                there is replaced by the new one.
-            width: pixels of the frames to come.
-            height: pixels of the frames to come.
-            fps: frames a second, for frames written without a time.
-            audio_from: file to take the sound from, copied if the output may hold its
-                codec, else encoded anew; a silent file is fine; `None` for none.
-            start: seconds in `audio_from` where the frames begin.
-            end: seconds in `audio_from` where the sound ends; `None` for all of it.
-            crf: constant quality on x264's scale, 0 (best) to 51 (worst).
-            preset: speed, one of `video_formats.PRESETS`.
-            metadata: tags of the file, such as `provenance.video_metadata()`.
-            lossless: every pixel exact, odd sizes too; .mkv only.
-            xmp: XMP packet for each picture, such as `provenance.image_xmp()`.
-            finish: called with the whole file (or the folder of pictures) before it
-                takes its name, to mark or sign it.
-
-        Raises:
-            ValueError: a setting is out of its range.
-        """
-        self.path = Path(path)
-        self._sequence = SequencePath.of(path)
-        # Pictures have no codec: only the settings are checked.
-        checked = self.path if self._sequence is None else "pictures.mkv"
-        self._format = video_format(checked, crf, preset, lossless)
-        if lossless and self._sequence is not None:
-            raise ValueError(f"lossless needs a path that ends in .mkv, got {path}")
-        if width < 1 or height < 1:
+    def __post_init__(self) -> None:
+        """Check the settings; nothing is written before the `with` block begins."""
+        self.path = Path(self.path)
+        suffix = self.path.suffix.lower()
+        self._as_pictures = not suffix or (
+            self.path.is_dir() and suffix not in OUTPUT_SUFFIXES
+        )
+        if self._as_pictures and self.lossless:
             raise ValueError(
-                f"width and height must be at least 1, got {width}, {height}"
+                f"lossless needs a path that ends in .mkv, got {self.path}"
             )
-        if not fps > 0:
-            raise ValueError(f"fps must be above 0, got {fps}")
-        self.width, self.height = width, height
-        self.fps = Fraction(fps).limit_denominator(100_000)
-        self._start, self._end = time_limits(start, end)
-        self._audio_from = None if audio_from is None else Path(audio_from)
-        self._metadata, self._xmp, self._finish = metadata or {}, xmp, finish
-        target = self.path if self._sequence is None else self._sequence.folder
-        self._hidden = target.with_name(f".{target.name}-{os.getpid()}.parts")
-        self._pictures = self._hidden / "pictures"
-        self._position = Position()
+        # Pictures have no codec: only the settings are checked.
+        checked = "pictures.mkv" if self._as_pictures else self.path
+        self._format = video_format(checked, self.crf, self.lossless)
+        self._size = self.width, self.height
+        if min(self._size) < 1:
+            raise ValueError(f"width and height must be at least 1, got {self._size}")
+        if not self.fps > 0:
+            raise ValueError(f"fps must be above 0, got {self.fps}")
+        self.fps = Fraction(self.fps).limit_denominator(100_000)
+        self._start, self._end = time_limits(self.start, self.end)
+        self._position = _Position()
         self._part: PartWriter | None = None  # the running one
         self._parts: list[Path] = []  # all, the running one too
+
+    @property
+    def _hidden(self) -> Path:
+        """Folder of what is not whole."""
+        return self.path.with_name(f".{self.path.name}-{os.getpid()}.parts")
 
     def __enter__(self) -> Self:
         """Make the hidden folder and see whether the source of the sound opens.
@@ -130,15 +139,15 @@ class VideoWriter:
             FileNotFoundError: `audio_from` does not exist.
             IsADirectoryError: `path` is a folder and names a file.
             ValueError: `audio_from` cannot be read, or the folder to replace holds
-                other things than pictures of this pattern.
+                other things than numbered pictures.
             OSError: the folder cannot be written to.
         """
-        if self._sequence is not None:
-            self._sequence.check_folder()
+        if self._as_pictures:
+            _check_picture_folder(self.path)
         elif self.path.is_dir():
             raise IsADirectoryError(f"{self.path} is a folder; give the name of a file")
-        if self._audio_from is not None:
-            with open_media(self._audio_from):
+        if self.audio_from is not None:
+            with open_media(Path(self.audio_from)):
                 pass
         try:
             self._hidden.mkdir(parents=True, exist_ok=True)
@@ -160,16 +169,13 @@ class VideoWriter:
         whole = False
         try:
             if kind is None:
-                with full_disk_named(self.path):
+                with _full_disk_named(self.path):
                     self._close()
                 whole = True
         finally:
             if self._part is not None:
                 self._part.discard()
-            if whole:
-                shutil.rmtree(self._hidden)
-            else:
-                self._give_up()
+            self._clean_up(whole)
 
     def write(self, image: np.ndarray, time: Fraction | float | None = None) -> None:
         """Append a frame.
@@ -190,31 +196,31 @@ class VideoWriter:
                 f"image must be uint8 {shape}, got {image.dtype} {image.shape}"
             )
         self._position = position = self._next(None if time is None else Fraction(time))
-        with full_disk_named(self.path):
-            if self._sequence is not None:
-                name = self._sequence.name(position.frames - 1)
-                write_image(self._pictures / name, image, self._xmp, compress_level=1)
+        with _full_disk_named(self.path):
+            if self._as_pictures:
+                file = self._hidden / _PICTURES / _picture_name(position.frames - 1)
+                write_image(file, image, self.xmp, compress_level=1)
                 return
             if self._part is None:
                 self._parts.append(self._part_path(len(self._parts)))
                 self._part = PartWriter(
-                    self._parts[-1], self._format, self.width, self.height, self.fps
+                    self._parts[-1], self._format, self._size, self.fps
                 )
             self._part.write(image, position.ticks, position.step)
 
-    def _next(self, time: Fraction | None) -> Position:
+    def _next(self, time: Fraction | None) -> _Position:
         """Return where the next frame stands."""
         last, unit = self._position, time_base(self.fps)
         step = round(1 / self.fps / unit)
         if not last.frames:
             time = self._start if time is None else time
             late = self._end is not None and time >= self._end
-            if self._audio_from is not None and (time < self._start or late):
+            if self.audio_from is not None and (time < self._start or late):
                 raise ValueError(
                     "time must count from the start of audio_from and lie between "
                     f"start ({float(self._start):g} s) and end, got {float(time):g} s"
                 )
-            return Position(1, time, time, 0, step)
+            return _Position(1, time, time, 0, step)
         time = last.time + 1 / self.fps if time is None else time
         ticks = round((time - last.origin) / unit)
         if ticks <= last.ticks:
@@ -223,66 +229,239 @@ class VideoWriter:
                 f"after {float(last.time):g} s"
             )
         step = min(ticks - last.ticks, step)
-        return Position(last.frames + 1, last.origin, time, ticks, step)
+        return _Position(last.frames + 1, last.origin, time, ticks, step)
 
     def _part_path(self, number: int) -> Path:
         return self._hidden / f"{number:06d}.nut"
 
     def _close_part(self) -> None:
-        """Finish the running part."""
         if self._part is not None:
             self._part.close()
             self._part = None
 
     def _close(self) -> None:
         """Make the whole output of the parts and give it its name."""
-        position = self._position
-        if not position.frames:
+        if not self._position.frames:
             raise ValueError(f"no frame was written, so {self.path} was not made")
         self._close_part()
-        suffix = self.path.suffix.lower()
-        size = self.width, self.height
-        whole = self._pictures if self._sequence else self._hidden / f"whole{suffix}"
-        if suffix == ".gif":
-            length = position.step * time_base(self.fps)
-            write_gif(self._parts, whole, size, position.frames, length)
-        elif self._sequence is None:
+        if self._as_pictures:
+            whole = self._hidden / _PICTURES
+        else:
+            whole = self._hidden / f"whole{self.path.suffix.lower()}"
+            sound = None
+            if self.audio_from is not None:
+                sound = Path(self.audio_from), self._position.origin, self._end
             join_parts(
                 self._parts,
                 whole,
                 self._format,
-                size,
+                self._size,
                 self.fps,
-                position.step,
-                metadata=self._metadata,
-                sound=self._audio_from
-                and (self._audio_from, position.origin, self._end),
+                self._position.step,
+                metadata=self.metadata or {},
+                sound=sound,
             )
-        if self._finish is not None:
-            self._finish(whole)
-        if self._sequence is not None:
-            self._sequence.take_name(whole, self._hidden / "replaced")
-        else:
-            os.replace(whole, self.path)
+        if self.finish is not None:
+            self.finish(whole)
+        if self._as_pictures and self.path.exists():
+            os.replace(self.path, self._hidden / "replaced")
+        os.replace(whole, self.path)
 
-    def _give_up(self) -> None:
-        """Remove what is not whole."""
+    def _clean_up(self, whole: bool) -> None:
+        """Remove the hidden folder."""
         shutil.rmtree(self._hidden)
 
 
-@contextmanager
-def full_disk_named(path: Path) -> Iterator[None]:
-    """Say in one sentence that the disk is full.
+@dataclass(eq=False, repr=False)
+class ResumableWriter(VideoWriter):
+    """Write frames as `VideoWriter` does, in parts that survive a kill.
 
-    Args:
-        path: output to name.
+    Parts lie in a hidden folder beside the output, `.<name>.parts`. After an
+    exception or a kill the finished ones stay, and the next writer with the same
+    settings goes on behind them: skip `frames_done` frames, take up `state`. Written
+    with the same parts, an interrupted output equals an uninterrupted one.
 
-    Yields:
-        Nothing.
+    Attributes:
+        settings: all that the frames depend on besides the writer's other arguments,
+            as JSON takes it: parts written with others are thrown away.
+        frames_done: frames in finished parts.
+        state: what was given with the last finished part; empty at first.
 
     Raises:
-        OSError: the disk or the quota is full; its `errno` is kept.
+        ValueError: a setting is out of its range.
+        TypeError: `settings` holds what JSON does not know.
     """
+
+    settings: dict = field(kw_only=True)
+    frames_done: int = field(default=0, init=False)
+    state: dict[str, np.ndarray] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        super().__post_init__()
+        own = [*self._size, str(self.fps), str(self._start), str(self._end)]
+        own += [self._format.codec, self._format.options, av.library_versions]
+        manifest = {"writer": own, "settings": self.settings}
+        self._manifest = json.dumps(manifest, indent=1)
+        self._records = 0  # finished parts
+
+    @property
+    def _hidden(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.parts")
+
+    def __enter__(self) -> Self:
+        """Find the finished parts.
+
+        Raises:
+            BlockingIOError: another process is writing this output.
+            FileNotFoundError, IsADirectoryError, ValueError, OSError: as of
+                `VideoWriter`.
+        """
+        super().__enter__()
+        # The system lets go of it when the process dies, however it dies.
+        self._lock = FileLock(
+            self._hidden / _LOCK,
+            blocking=False,
+            thread_local=False,
+            fallback_to_soft=False,
+        )
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise BlockingIOError(
+                f"{self.path} is being written by another process; wait for it or "
+                "give another output"
+            ) from error
+        except OSError as error:
+            logger.warning(
+                "%s lies where files cannot be locked (%s): see to it that no other "
+                "program writes it at the same time",
+                self.path,
+                error.strerror,
+            )
+        try:
+            with _full_disk_named(self.path):
+                self._find_parts()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def end_part(self, state: dict[str, np.ndarray]) -> None:
+        """Finish the running part: its frames are safe from now on.
+
+        Without a frame since the last part nothing happens.
+
+        Args:
+            state: small arrays with which the conversion can go on, given back as
+                `state`.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        if self._position.frames == self.frames_done:
+            return
+        with _full_disk_named(self.path):
+            self._close_part()
+            arrays = {f"state_{name}": value for name, value in state.items()}
+            temporary = self._hidden / "unfinished.npz"
+            position = [str(value) for value in astuple(self._position)]
+            np.savez(temporary, position=position, **arrays)
+            # The part counts from here on, and not a moment before.
+            os.replace(temporary, self._record(self._records))
+        self._records += 1
+        self.frames_done, self.state = self._position.frames, dict(state)
+
+    def _record(self, number: int) -> Path:
+        return self._hidden / f"{number:06d}.npz"
+
+    def _find_parts(self) -> None:
+        manifest = self._hidden / _MANIFEST
+        if not manifest.exists() or manifest.read_text() != self._manifest:
+            if manifest.exists():
+                logger.warning(
+                    "%s: the parts found are of another conversion; they are thrown "
+                    "away",
+                    self.path,
+                )
+            self._tidy()
+            temporary = manifest.with_suffix(".tmp")
+            temporary.write_text(self._manifest)
+            os.replace(temporary, manifest)
+        while self._is_finished(self._records):
+            self._records += 1
+        if self._records:
+            self._load(self._record(self._records - 1))
+        self._tidy()
+        if self.frames_done:
+            logger.info("%s: goes on after %d frames", self.path, self.frames_done)
+
+    def _is_finished(self, number: int) -> bool:
+        part = self._part_path(number)
+        part = self._hidden / _PICTURES if self._as_pictures else part
+        return self._record(number).exists() and part.exists()
+
+    def _load(self, record: Path) -> None:
+        with np.load(record) as arrays:
+            frames, origin, time, ticks, step = map(Fraction, arrays["position"])
+            self.state = {
+                name.removeprefix("state_"): arrays[name]
+                for name in arrays.files
+                if name != "position"
+            }
+        self._position = _Position(int(frames), origin, time, int(ticks), int(step))
+        self._parts = [self._part_path(number) for number in range(self._records)]
+        self.frames_done = self._position.frames
+
+    def _tidy(self) -> None:
+        """Remove all but the finished parts."""
+        keep = {self._hidden / _MANIFEST, self._hidden / _LOCK}
+        for number in range(self._records):
+            keep |= {self._record(number), self._part_path(number)}
+        pictures = self._hidden / _PICTURES
+        if self._as_pictures and self.frames_done:
+            keep |= {pictures / _picture_name(n) for n in range(self.frames_done)}
+            keep.add(pictures)
+        for path in [*self._hidden.iterdir(), *pictures.glob("*")]:
+            if path not in keep and path.exists():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _clean_up(self, whole: bool) -> None:
+        """Remove the hidden folder, or all in it but the finished parts."""
+        if self._records and not whole:
+            self._tidy()
+            self._lock.release()
+            return
+        self._records = self.frames_done = 0
+        self._tidy()
+        (self._hidden / _MANIFEST).unlink(missing_ok=True)
+        self._lock.release()  # an open file cannot be removed everywhere
+        with suppress(OSError):  # or another process begins here already
+            (self._hidden / _LOCK).unlink(missing_ok=True)
+            self._hidden.rmdir()
+
+
+def _picture_name(index: int) -> str:
+    return f"{index:06d}.png"
+
+
+def _check_picture_folder(folder: Path) -> None:
+    """Raise where a folder may not be replaced."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; give the name of a folder")
+    for entry in folder.iterdir():
+        if not re.fullmatch(r"[0-9]+\.png", entry.name):
+            raise ValueError(
+                f"{folder} holds other things ({entry.name}) than numbered pictures; "
+                "give a folder of its own"
+            )
+
+
+@contextmanager
+def _full_disk_named(path: Path) -> Iterator[None]:
+    """Say in one sentence that the disk or the quota is full; `errno` is kept."""
     try:
         yield
     except (OSError, FFmpegError) as error:

@@ -16,7 +16,13 @@ from fsgan.faces.geometry import Face, align, crop_matrix
 from fsgan.faces.identity import Identity
 from fsgan.faces.tracks import FaceTracks, follow_faces
 from fsgan.media.credentials import check_certificate, sign
-from fsgan.media.images import list_images, read_image, write_beside, write_image
+from fsgan.media.images import (
+    PICTURE_SUFFIXES,
+    list_images,
+    read_image,
+    write_beside,
+    write_image,
+)
 from fsgan.media.provenance import (
     image_xmp,
     sidecar_path,
@@ -24,8 +30,7 @@ from fsgan.media.provenance import (
     write_sidecar,
 )
 from fsgan.media.reader import probe
-from fsgan.media.segments import ResumableWriter
-from fsgan.media.video_formats import PICTURE_SUFFIXES
+from fsgan.media.writer import ResumableWriter
 from fsgan.swap.render import SecondPass
 from fsgan.swap.swapper import ConvertSettings, FaceSwapper
 
@@ -144,10 +149,9 @@ def convert_video(
     was, if it is called again with the same arguments; the result is the same.
 
     Args:
-        source: the video; or an image sequence, as a folder or a pattern
-            ("shot/%05d.png").
-        out: the video to write, .mp4, .mov, .mkv, .webm or .gif; or a folder or pattern
-            for an image sequence; marked as synthetic.
+        source: the video; or a folder of pictures that follow each other.
+        out: the video to write, .mp4, .mov, .mkv or .webm; or a folder for numbered
+            pictures; marked as synthetic.
         model: folder given to `fsgan.train`, or a swapper, which is loaded already.
         settings: how to convert; None takes the defaults, or the swapper's.
         only: whose face to swap: a photo or a folder of face crops of the person, or

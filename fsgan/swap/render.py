@@ -18,7 +18,7 @@ from fsgan.media.images import write_beside, write_image
 from fsgan.media.prefetch import prefetch
 from fsgan.media.provenance import image_xmp, video_metadata
 from fsgan.media.reader import Frame, VideoInfo, read_frames
-from fsgan.media.segments import ResumableWriter
+from fsgan.media.writer import ResumableWriter
 from fsgan.swap.compositing import Layer
 from fsgan.swap.swapper import FaceSwapper
 

@@ -1,0 +1,756 @@
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+import pytest
+from clips import (
+    BLUE,
+    GREEN,
+    NTSC,
+    RED,
+    WHITE,
+    corner_card,
+    gray_pictures,
+    make_clip,
+    moving_pictures,
+    noise_pictures,
+    packets_of,
+    times_of,
+)
+from PIL import Image
+
+from fsgan.media import reader
+from fsgan.media.images import write_image
+from fsgan.media.reader import VideoInfo, is_video, probe, read_frames
+
+
+def corners(image):
+    """Return the colours in the middle of the four quarters, fully on or off."""
+    height, width = image.shape[:2]
+    picked = image[height // 4 :: height // 2, width // 4 :: width // 2]
+    return [tuple(c) for c in (picked[:2, :2].reshape(4, 3) > 127) * 255]
+
+
+def same(first, second):
+    return (first.index, first.time, first.damaged) == (
+        second.index,
+        second.time,
+        second.damaged,
+    ) and np.array_equal(first.image, second.image)
+
+
+# --- videos ---
+
+
+def test_probe_tells_size_rate_length_and_sound(tmp_path):
+    silent = make_clip(tmp_path / "silent.mp4", gray_pictures(30), fps=NTSC)
+    info = probe(silent)
+    assert info == VideoInfo(silent, 64, 48, NTSC, info.duration, 30, False)
+    assert info.duration == pytest.approx(30 * 1001 / 30000, abs=1e-3)
+    loud = make_clip(tmp_path / "loud.mp4", gray_pictures(5), sound="aac")
+    assert probe(str(loud)).has_audio
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])  # Matroska rounds to 1 ms
+def test_frames_come_in_order_with_index_and_exact_time(tmp_path, suffix):
+    path = make_clip(tmp_path / f"clip{suffix}", gray_pictures(40), fps=NTSC)
+    frames = list(read_frames(path))
+    assert [frame.index for frame in frames] == list(range(40))
+    assert [frame.time for frame in frames] == [k / NTSC for k in range(40)]
+    brightness = [frame.image.mean() for frame in frames]
+    np.testing.assert_allclose(brightness, 16 + 3 * np.arange(40), atol=2)
+    assert frames[0].image.dtype == np.uint8 and frames[0].image.flags.writeable
+
+
+def test_start_and_end_choose_by_time_and_keep_the_index(tmp_path):
+    path = make_clip(tmp_path / "clip.mp4", gray_pictures(50))
+    frames = list(read_frames(path, start=0.04, end=0.2))
+    assert [frame.index for frame in frames] == [1, 2, 3, 4]
+    assert [frame.time for frame in frames] == [Fraction(k, 25) for k in range(1, 5)]
+    assert frames[0].image.mean() == pytest.approx(19, abs=2)
+
+
+def test_a_variable_rate_keeps_its_times(tmp_path):
+    times = [Fraction(k, 1000) for k in (0, 40, 73, 400, 441, 1000, 1013)]
+    path = make_clip(tmp_path / "clip.mp4", gray_pictures(7), times=times)
+    assert times_of(path) == times
+
+
+@pytest.mark.parametrize(
+    ("degrees", "mirrored", "expected"),
+    [
+        (0, False, [RED, GREEN, BLUE, WHITE]),
+        (90, False, [GREEN, WHITE, RED, BLUE]),  # turned counter-clockwise
+        (180, False, [WHITE, BLUE, GREEN, RED]),
+        (270, False, [BLUE, RED, WHITE, GREEN]),
+        (0, True, [GREEN, RED, WHITE, BLUE]),
+        (90, True, [WHITE, GREEN, BLUE, RED]),
+    ],
+)
+def test_rotated_video_comes_upright(tmp_path, degrees, mirrored, expected):
+    path = make_clip(
+        tmp_path / "clip.mp4",
+        [corner_card()] * 2,
+        setup=lambda stream: stream.set_display_rotation(degrees, hflip=mirrored),
+    )
+    info, frame = probe(path), next(read_frames(path))
+    size = (64, 48) if degrees % 180 == 0 else (48, 64)
+    assert (info.width, info.height) == size
+    assert frame.image.shape == (size[1], size[0], 3)
+    assert frame.image.flags.c_contiguous
+    assert corners(frame.image) == expected
+
+
+def test_pixels_that_are_not_square_are_made_square(tmp_path):
+    tags = {"sample_aspect_ratio": Fraction(3, 2)}
+    path = make_clip(tmp_path / "clip.mp4", [corner_card()], tags=tags)
+    assert (probe(path).width, probe(path).height) == (96, 48)
+    assert next(read_frames(path)).image.shape == (48, 96, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pixels", "size"),
+    [
+        ("clip.mp4", "libx264", "yuv444p", (47, 63)),
+        ("clip.mp4", "libx264", "yuv420p10le", (48, 64)),
+        ("clip.mpg", "mpeg1video", "yuv420p", (48, 64)),
+        ("clip.mkv", "ffv1", "bgr0", (48, 64)),
+        ("clip.mov", "mjpeg", "yuvj422p", (48, 64)),
+    ],
+)
+def test_common_pixel_formats_and_odd_sizes_are_read(
+    tmp_path, name, codec, pixels, size
+):
+    card = corner_card(*size)
+    path = make_clip(tmp_path / name, [card] * 3, codec=codec, pixels=pixels)
+    frames = list(read_frames(path))
+    assert len(frames) == 3 and frames[-1].image.shape == (*size, 3)
+    assert corners(frames[-1].image) == [RED, GREEN, BLUE, WHITE]
+
+
+# Red and blue weights of the matrices, from ITU-R BT.601 and BT.709.
+@pytest.mark.parametrize(
+    ("size", "colorspace", "full", "red", "blue"),
+    [
+        ((48, 64), 5, False, 0.299, 0.114),
+        ((48, 64), 6, True, 0.299, 0.114),
+        ((48, 64), 1, False, 0.2126, 0.0722),
+        ((48, 64), 1, True, 0.2126, 0.0722),
+        ((48, 64), 2, False, 0.299, 0.114),  # untagged and small
+        ((720, 64), 2, False, 0.2126, 0.0722),  # untagged and large
+    ],
+)
+def test_the_colour_matrix_and_range_of_the_file_are_used(
+    tmp_path, size, colorspace, full, red, blue
+):
+    luma, blueness, redness = 120, 90, 170
+    plane = np.empty((3, *size), np.uint8)
+    plane[0], plane[1], plane[2] = luma, blueness, redness
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"qp": "0"})
+        stream.height, stream.width = size
+        stream.pix_fmt = "yuv444p"
+        stream.codec_context.colorspace = colorspace
+        stream.codec_context.color_range = 2 if full else 1
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(plane, "yuv444p")))
+        container.mux(stream.encode(None))
+    y = luma / 255 if full else (luma - 16) / 219
+    pb, pr = ((c - 128) / (255 if full else 224) for c in (blueness, redness))
+    r, b = y + 2 * (1 - red) * pr, y + 2 * (1 - blue) * pb
+    g = (y - red * r - blue * b) / (1 - red - blue)
+    image = next(read_frames(tmp_path / "clip.mp4")).image
+    np.testing.assert_allclose(image[20, 20], np.array([r, g, b]) * 255, atol=1.5)
+
+
+def planes_of(card, red, blue, full, pixels):
+    """State of the standards: RGB to Y'CbCr, chroma sited left where it is halved."""
+    bits = 10 if "10" in pixels else 8
+    r, g, b = np.moveaxis(card / 255, -1, 0)
+    y = red * r + (1 - red - blue) * g + blue * b
+    cb, cr = (b - y) / (2 - 2 * blue), (r - y) / (2 - 2 * red)
+    unit, top = 2 ** (bits - 8), 2**bits - 1
+    middle = 128 * unit
+    if full:
+        planes = [y * top, cb * top + middle, cr * top + middle]
+    else:
+        planes = [(16 + 219 * y) * unit, *(224 * c * unit + middle for c in (cb, cr))]
+    if "444" not in pixels:
+        edged = [np.pad(c, ((0, 0), (1, 1)), "edge") for c in planes[1:]]
+        planes[1:] = [(c[:, :-2:2] + 2 * c[:, 1:-1:2] + c[:, 2::2]) / 4 for c in edged]
+    if "420" in pixels:
+        planes[1:] = [(c[::2] + c[1::2]) / 2 for c in planes[1:]]
+    return [np.rint(c).astype(np.uint16 if bits > 8 else np.uint8) for c in planes]
+
+
+def soft_card():
+    """Colours that differ widely but nowhere faster than halved chroma can follow."""
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    card = Image.fromarray(small).resize((224, 160), Image.Resampling.BICUBIC)
+    return np.asarray(card)
+
+
+BT601, BT709, BT2020 = (6, 0.299, 0.114), (1, 0.2126, 0.0722), (9, 0.2627, 0.0593)
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixels", "matrix", "full"),
+    [
+        ("libx264", "yuv420p", BT601, False),
+        ("libx264", "yuvj420p", BT709, True),
+        ("libx264", "yuv422p", BT709, False),
+        ("libx264", "yuv420p10le", BT2020, False),
+        ("libx265", "yuv420p10le", BT709, False),
+        ("libvpx-vp9", "yuv444p", BT601, True),
+    ],
+)
+def test_a_colour_card_comes_back_within_2_levels(
+    tmp_path, codec, pixels, matrix, full
+):
+    card, path = soft_card(), tmp_path / "card.mkv"
+    colorspace, red, blue = matrix
+    options = {
+        "libx264": {"qp": "0"},
+        "libx265": {"x265-params": "log-level=none:lossless=1:pools=1"},
+        "libvpx-vp9": {"lossless": "1"},
+    }[codec]
+    frame = av.VideoFrame(224, 160, pixels)
+    for plane, values in zip(
+        frame.planes, planes_of(card, red, blue, full, pixels), strict=True
+    ):
+        lines = np.frombuffer(plane, values.dtype).reshape(plane.height, -1)
+        lines[:, : plane.width] = values
+    frame.colorspace, frame.color_range = colorspace, 2 if full else 1
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 224, 160, pixels
+        stream.codec_context.colorspace = colorspace
+        stream.codec_context.color_range = 2 if full else 1
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    image = next(read_frames(path)).image
+    error = np.abs(image.astype(int) - card)
+    # Rounding brightness and colour to 8 bits costs up to 2.1 levels of blue by itself.
+    exact = "444" in pixels or "10" in pixels
+    assert error.max() <= (2 if exact else 3)
+    assert (error > 2).mean() < 1e-3
+
+
+@pytest.mark.parametrize("codec", ["png", "qtrle", "ffv1"])
+def test_what_is_transparent_is_laid_over_white(tmp_path, codec):
+    card = np.full((48, 64, 4), 255, np.uint8)
+    card[:, :32], card[:, 32:] = (*RED, 255), (*BLUE, 255)
+    card[24:, :32, 3], card[24:, 32:, 3] = 0, 51
+    pixels = {"png": "rgba", "qtrle": "argb", "ffv1": "bgra"}[codec]
+    path = tmp_path / ("clip.mkv" if codec == "ffv1" else "clip.mov")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
+        frame = av.VideoFrame.from_ndarray(card, format="rgba")
+        container.mux(stream.encode(frame.reformat(format=pixels)))
+        container.mux(stream.encode(None))
+    image = next(read_frames(path)).image
+    picked = [tuple(image[y, x]) for y in (10, 40) for x in (10, 50)]
+    assert picked == [RED, BLUE, WHITE, (204, 204, 255)]
+
+
+@pytest.mark.parametrize("first", [Fraction(2), Fraction(-1)])
+def test_a_clock_that_does_not_start_at_0_is_set_to_it(tmp_path, first):
+    times = [first + Fraction(k, 25) for k in range(5)]
+    path = tmp_path / ("clip.mkv" if first > 0 else "clip.nut")
+    make_clip(path, gray_pictures(5), codec="ffv1", pixels="bgr0", times=times)
+    assert times_of(path) == [Fraction(k, 25) for k in range(5)]
+
+
+def test_the_sound_may_start_before_the_picture(tmp_path):
+    times = [Fraction(1, 2) + Fraction(k, 25) for k in range(30)]
+    path = tmp_path / "clip.mov"
+    make_clip(path, gray_pictures(30), times=times, sound="pcm_s16le")
+    assert times_of(path) == times
+
+
+@pytest.mark.parametrize(
+    ("transfer", "interlaced", "message"),
+    [(16, False, "is HDR"), (18, False, "is HDR"), (1, True, "is interlaced")],
+)
+def test_what_will_not_look_right_is_said_once(
+    tmp_path, caplog, transfer, interlaced, message
+):
+    path = make_clip(
+        tmp_path / "clip.mp4",
+        gray_pictures(3),
+        setup=lambda stream: setattr(stream.codec_context, "color_trc", transfer),
+        options={"x264-params": "fake-interlaced=0:tff=1"} if interlaced else {},
+    )
+    probe(path)
+    assert len(caplog.records) == 1 and message in caplog.text
+    list(read_frames(path))
+    assert len(caplog.records) == 1
+
+
+def test_a_stream_that_notes_no_length_is_measured(tmp_path):
+    path = tmp_path / "clip.mkv"
+    live = {"live": "1"}  # as saved from a broadcast: without duration and index
+    with av.open(str(path), "w", options=live) as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for picture in gray_pictures(7):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    info = probe(path)
+    assert (info.frame_count, info.fps) == (7, 25)
+    assert info.duration == pytest.approx(0.28, abs=0.002)
+
+
+# --- a late stretch is sought, not decoded from the start ---
+
+OPEN_GOP = {"g": "12", "bf": "3", "x264-params": "open-gop=1:scenecut=0"}
+VARIABLE = [Fraction(k * k + 40 * k, 2400) for k in range(50)]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options", "times"),
+    [
+        ("clip.mp4", "libx264", {"g": "12", "bf": "3"}, None),
+        ("clip.mp4", "libx264", OPEN_GOP, VARIABLE),
+        ("clip.mkv", "libx264", OPEN_GOP, None),
+        ("clip.webm", "libvpx-vp9", {"g": "12"}, None),
+        ("clip.mov", "mjpeg", {}, None),
+        ("clip.mpg", "mpeg1video", {"g": "12", "bf": "2"}, None),
+    ],
+)
+def test_a_stretch_is_that_of_the_whole(tmp_path, name, codec, options, times):
+    pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    path, made = tmp_path / name, dict(codec=codec, options=options, pixels=pixels)
+    make_clip(path, moving_pictures(50), times=times, **made)
+    whole = list(read_frames(path))
+    assert len(whole) == 50
+    for first in range(0, 50, 7):
+        part = list(read_frames(path, float(whole[first].time), 9))
+        assert len(part) == 50 - first
+        assert all(map(same, part, whole[first:]))
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+def test_what_lies_before_the_key_frame_is_not_decoded(tmp_path, caplog, name):
+    path = tmp_path / name
+    make_clip(path, moving_pictures(60), options={"g": "20", "bf": "2"})
+    whole = list(read_frames(path))
+    break_packet(path, 5)
+    part = list(read_frames(path, start=45 / 25))
+    assert all(map(same, part, whole[45:])) and len(part) == 15
+    assert not caplog.records
+    assert any(frame.damaged for frame in read_frames(path))
+
+
+# --- damaged videos ---
+
+
+def break_packet(path, number, whole=False):
+    """Overwrite the end of one packet, or all of it, with nonsense."""
+    _, _, content = packets_of(path)[number]
+    begin = 0 if whole else len(content) // 3
+    nonsense = np.random.default_rng(0).bytes(len(content) - begin)
+    data = path.read_bytes()
+    assert data.count(content) == 1
+    path.write_bytes(data.replace(content, content[:begin] + nonsense))
+
+
+def test_a_damaged_stream_yields_what_decodes_and_one_warning(tmp_path, caplog):
+    path = tmp_path / "clip.mp4"
+    make_clip(path, noise_pictures(60), options={"g": "10"}, sound="aac")
+    assert len(times_of(path)) == 60
+    assert not caplog.records
+    data = bytearray(path.read_bytes())
+    begin, length = len(data) // 2, len(data) // 10
+    data[begin : begin + length] = np.random.default_rng(0).bytes(length)
+    path.write_bytes(data)
+    times = times_of(path)
+    assert 30 <= len(times) <= 60
+    assert len(caplog.records) == 1
+    assert f"clip.mp4 is damaged: {len(times)} frames" in caplog.text
+    assert all(np.diff(np.array(times, float)) > 0)
+
+
+@pytest.mark.parametrize(
+    ("codec", "broken"), [("libx264", 20), ("libx264", 25), ("mpeg4", 25)]
+)
+def test_a_frame_that_the_decoder_made_up_in_part_is_damaged(
+    tmp_path, caplog, codec, broken
+):
+    options = {"g": "20", "bf": "0", "crf": "18"}
+    path = tmp_path / "clip.mp4"
+    make_clip(path, moving_pictures(), codec=codec, options=options)
+    assert not any(frame.damaged for frame in read_frames(path))
+    break_packet(path, broken)
+    frames = list(read_frames(path))
+    assert [frame.time for frame in frames] == [Fraction(k, 25) for k in range(40)]
+    assert [frame.index for frame in frames if frame.damaged] == [broken]
+    assert "40 frames of it were used, 1 damaged, 0 lost" in caplog.text
+    assert not any(frame.damaged for frame in read_frames(path, end=broken / 25))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "damaged"),
+    [("clip.webm", "libvpx-vp9", [6 / 25]), ("clip.mov", "mjpeg", [])],
+)
+def test_a_lost_frame_leaves_a_gap_and_damages_what_builds_on_it(
+    tmp_path, caplog, name, codec, damaged
+):
+    path, pixels = tmp_path / name, "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    options = {"g": "20"}
+    make_clip(path, moving_pictures(), codec=codec, options=options, pixels=pixels)
+    break_packet(path, 5, whole=True)
+    frames = list(read_frames(path))
+    present = [k for k in range(40) if k != 5]
+    assert [frame.time for frame in frames] == [Fraction(k, 25) for k in present]
+    assert [frame.index for frame in frames] == list(range(39))
+    assert [float(f.time) for f in frames if f.damaged] == damaged
+    assert f"39 frames of it were used, {len(damaged)} damaged, 1 lost" in caplog.text
+
+
+def test_a_file_that_breaks_off_tells_how_many_frames_are_lost(tmp_path, caplog):
+    path = tmp_path / "clip.mp4"
+    fast_start = {"movflags": "+faststart"}
+    with av.open(str(path), "w", options=fast_start) as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for picture in moving_pictures():
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 3 // 4])
+    frames = list(read_frames(path))
+    assert 5 < len(frames) < 35
+    assert caplog.text.count("is damaged") == 1
+    assert f"{len(frames)} frames of it were used" in caplog.text
+    assert f"{40 - len(frames)} lost" in caplog.text
+
+
+# --- what is no video ---
+
+
+def test_what_is_not_a_video_is_said_in_one_sentence(tmp_path):
+    (tmp_path / "text.mp4").write_text("just words\n" * 100)
+    (tmp_path / "words.txt").write_text("just words\n" * 100)
+    (tmp_path / "empty.mp4").touch()
+    for name in ("photo.jpg", "still.gif", "photo.avif"):
+        Image.new("RGB", (20, 20)).save(tmp_path / name)
+    jpeg = dict(codec="mjpeg", pixels="yuvj420p")
+    song = tmp_path / "song.mkv"
+    make_clip(song, gray_pictures(1), sound="libmp3lame", **jpeg)
+    with (
+        av.open(str(song)) as source,
+        av.open(str(tmp_path / "sound.mp4"), "w") as container,
+    ):
+        streams = {
+            s.type: container.add_stream_from_template(s, opaque=True)
+            for s in source.streams
+        }
+        streams["video"].disposition = av.stream.Disposition.attached_pic
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.type]
+                container.mux(packet)
+    strange = make_clip(tmp_path / "strange.mp4", gray_pictures(3))
+    strange.write_bytes(strange.read_bytes().replace(b"avc1\0\0", b"zz!z\0\0"))
+    nothing = make_clip(tmp_path / "nothing.mp4", noise_pictures(4))
+    data = nothing.read_bytes()
+    begin, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
+    nothing.write_bytes(data[:begin] + bytes(end - begin) + data[end:])
+    for name, message in {
+        "text.mp4": "not a video",
+        "words.txt": "a text, not a video",
+        "empty.mp4": "not a video",
+        "photo.jpg": "a picture, not a video",
+        "photo.avif": "a picture, not a video",
+        "still.gif": "a picture, not a video",
+        "sound.mp4": "no video stream",  # but a cover picture
+        "strange.mp4": "codec",
+        "nothing.mp4": "no frame of .* can be decoded",
+    }.items():
+        for read in (probe, read_frames):
+            with pytest.raises(ValueError, match=message) as raised:
+                read(tmp_path / name)
+            assert name in str(raised.value) and "\n" not in str(raised.value)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.mp4 does not exist"):
+        probe(tmp_path / "nowhere.mp4")
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"start": -1}, "start must be at least 0"),
+        ({"start": float("nan")}, "start must be at least 0"),
+        ({"start": 1, "end": 1}, "end must be after start"),
+        ({"fps": 25}, r"fps is for pictures only.*clip\.mp4"),
+        ({"start": 7}, r"starts at 7 s, the last frame is at 0\.08"),
+    ],
+)
+def test_impossible_limits_are_refused(tmp_path, limits, message):
+    path = make_clip(tmp_path / "clip.mp4", gray_pictures(3))
+    with pytest.raises(ValueError, match=message):
+        list(read_frames(path, **limits))
+
+
+# --- animated pictures ---
+
+
+def animate(path, count=4):
+    """Save a red square that jumps, on nothing, at uneven times."""
+    pictures = []
+    for index in range(count):
+        picture = np.zeros((40, 60, 4), np.uint8)
+        picture[10:30, 5 + 10 * index : 15 + 10 * index] = (200, 0, 0, 255)
+        pictures.append(Image.fromarray(picture))
+    more = dict(save_all=True, append_images=pictures[1:])
+    more |= {".gif": {"disposal": 2}, ".webp": {"lossless": True}}.get(path.suffix, {})
+    pictures[0].save(path, duration=[100, 300, 50, 0][:count], **more)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".webp"])
+def test_an_animation_is_a_video_wherever_it_is_read(tmp_path, suffix):
+    path = animate(tmp_path / f"clip{suffix}")
+    assert is_video(path)
+    info = probe(path)
+    assert (info.width, info.height, info.frame_count) == (60, 40, 4)
+    assert info.duration == pytest.approx(0.55)
+    assert not info.has_audio
+    frames = list(read_frames(path))
+    times = [0, Fraction(1, 10), Fraction(4, 10), Fraction(45, 100)]
+    assert [frame.time for frame in frames] == times
+    for index, frame in enumerate(frames):
+        reddish = frame.image[20, ::10] == (200, 0, 0)
+        assert (frame.image[20, 10 + 10 * index] == (200, 0, 0)).all()
+        assert reddish.all(-1).sum() == 1 and (frame.image[0] == 255).all()
+    part = list(read_frames(path, start=0.1, end=0.45))
+    assert len(part) == 2 and all(map(same, part, frames[1:3]))
+    with pytest.raises(ValueError, match=r"no frame of .* lies in the chosen part"):
+        list(read_frames(path, start=7))
+
+
+def test_a_broken_animation_yields_its_beginning(tmp_path, caplog):
+    path = animate(tmp_path / "clip.png")
+    path.write_bytes(path.read_bytes()[:-60])
+    assert 1 <= len(list(read_frames(path))) < 4
+    assert "clip.png is damaged" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("clip.mp4", True),
+        ("clip.jpg", True),  # a video all the same
+        ("still.gif", False),
+        ("still.avif", False),
+        ("pages.tif", False),
+        ("broken.jpg", False),
+        ("broken.mov", True),
+    ],
+)
+def test_video_and_photo_are_told_apart_by_what_they_hold(tmp_path, name, expected):
+    path, still = tmp_path / name, Image.new("RGB", (16, 16))
+    if path.stem == "clip":
+        make_clip(tmp_path / "made.mp4", gray_pictures(2)).rename(path)
+    elif path.stem == "pages":
+        still.save(path, save_all=True, append_images=[still])
+    elif path.stem == "still":
+        still.save(path)
+    else:
+        path.write_bytes(b"nothing of the kind")
+    assert is_video(path) is expected
+
+
+# --- folders of pictures ---
+
+
+def gray(level, height=20, width=30):
+    return np.full((height, width, 3), level, np.uint8)
+
+
+@pytest.fixture
+def shot(tmp_path):
+    """Twelve pictures whose level is ten times their index, numbered from 95."""
+    for index in range(12):
+        write_image(tmp_path / "shot" / f"frame_{95 + index}.png", gray(10 * index))
+    return tmp_path / "shot"
+
+
+def levels(frames):
+    return [int(frame.image[0, 0, 0]) for frame in frames]
+
+
+def test_a_folder_is_read_as_a_video_of_25_frames_a_second(shot):
+    assert probe(shot) == VideoInfo(shot, 30, 20, Fraction(25), 0.48, 12, False)
+    frames = list(read_frames(shot))
+    assert levels(frames) == list(range(0, 120, 10))  # natural order: 99 before 100
+    assert [frame.index for frame in frames] == list(range(12))
+    assert [frame.time for frame in frames] == [Fraction(k, 25) for k in range(12)]
+    assert not any(frame.damaged for frame in frames)
+    part = list(read_frames(shot, start=0.04, end=0.2))
+    assert [frame.index for frame in part] == [1, 2, 3, 4]
+    assert levels(part) == [10, 20, 30, 40]
+
+
+@pytest.mark.parametrize("fps", [NTSC, 12.5])
+def test_the_rate_given_sets_the_times(shot, fps):
+    info = probe(shot, fps)
+    assert info.fps == Fraction(fps)
+    assert info.duration == pytest.approx(12 / fps)
+    frames = read_frames(shot, fps=fps)
+    assert [frame.time for frame in frames] == [k / Fraction(fps) for k in range(12)]
+
+
+def test_photos_that_lie_on_their_side_come_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("a.jpg", "b.jpg"):
+        Image.fromarray(gray(9, 20, 30)).save(tmp_path / name, exif=exif)
+    assert (probe(tmp_path).width, probe(tmp_path).height) == (20, 30)
+    assert next(read_frames(tmp_path)).image.shape == (30, 20, 3)
+
+
+def test_a_picture_that_breaks_off_is_a_damaged_frame(tmp_path, caplog):
+    [noise] = noise_pictures(1)
+    for index in range(3):
+        Image.fromarray(noise).save(tmp_path / f"{index}.png")
+    whole = (tmp_path / "1.png").read_bytes()
+    (tmp_path / "1.png").write_bytes(whole[: len(whole) // 2])
+    frames = list(read_frames(tmp_path))
+    assert [frame.damaged for frame in frames] == [False, True, False]
+    np.testing.assert_array_equal(frames[1].image[:12], noise[:12])
+    assert len(caplog.records) == 1
+    assert "3 frames of it were used, 1 damaged, 0 lost" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("lost", "expected"), [((97, 98), [0, 10, 10, 10, 40]), ((95,), [10, 10, 20])]
+)
+def test_a_lost_picture_shows_its_neighbour(shot, caplog, lost, expected):
+    for number in lost:
+        (shot / f"frame_{number}.png").write_bytes(b"no picture" * (number % 2))
+    frames = list(read_frames(shot))
+    whole = [*expected, *range(10 * len(expected), 120, 10)]
+    assert levels(frames) == whole
+    assert [f.index for f in frames if f.damaged] == [number - 95 for number in lost]
+    assert f"12 frames of it were used, 0 damaged, {len(lost)} lost" in caplog.text
+    for first in range(12):  # a stretch shows the same
+        assert levels(read_frames(shot, start=first / 25)) == whole[first:]
+    frames[1].image[:] = 255  # each frame is its own
+    assert levels(frames)[2] == whole[2]
+
+
+def test_folders_that_are_no_video_are_refused(shot, tmp_path):
+    with pytest.raises(ValueError, match=r"fps must be above 0.*, got nan"):
+        probe(shot, float("nan"))
+    with pytest.raises(ValueError, match=r"starts at 7 s, the last frame is at 0\.44"):
+        list(read_frames(shot, start=7))
+    write_image(shot / "frame_99.png", gray(0, 21, 31))
+    with pytest.raises(ValueError, match=r"frame_95\.png has 30 x 20 and .* 31 x 21"):
+        read_frames(shot)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no pictures"):
+        probe(tmp_path / "other")
+    (tmp_path / "other" / "a.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"no picture of .* can be read"):
+        probe(tmp_path / "other")
+    floating = Image.fromarray(np.ones((2, 2), np.float32))
+    floating.save(tmp_path / "other" / "float.tif")
+    with pytest.raises(ValueError, match=r"no picture of .* can be decoded"):
+        list(read_frames(tmp_path / "other"))
+
+
+# --- cameras ---
+
+
+class FakeCamera:
+    """Delivers BGR pictures, numbered in their blue channel, every 0.1 s."""
+
+    def __init__(self, count=None, opens=True):
+        self.count, self.opens = count, opens
+        self.taken, self.released, self.now = 0, False, 7_000_000_000
+
+    def __call__(self, index):
+        self.index = index
+        return self
+
+    def monotonic_ns(self):
+        return self.now
+
+    def isOpened(self):  # noqa: N802
+        return self.opens
+
+    def set(self, name, value):
+        return True
+
+    def read(self):
+        if self.taken == self.count:
+            return False, None
+        self.now += 100_000_000
+        image = np.zeros((4, 6, 3), np.uint8)
+        image[..., 0] = self.taken
+        self.taken += 1
+        return True, image
+
+    def release(self):
+        self.released = True
+
+
+@pytest.fixture
+def plug_in(monkeypatch):
+    def plugged(**settings):
+        fake = FakeCamera(**settings)
+        monkeypatch.setattr(reader, "clock", fake)
+        monkeypatch.setattr(cv2, "VideoCapture", fake)
+        return fake
+
+    return plugged
+
+
+def test_a_camera_is_numbered_rgb_and_timed_from_its_first_frame(plug_in, caplog):
+    fake = plug_in(count=3)
+    frames = list(read_frames(2))
+    assert (fake.index, fake.released) == (2, True)
+    assert [frame.index for frame in frames] == [0, 1, 2]
+    assert [frame.time for frame in frames] == [0, Fraction(1, 10), Fraction(1, 5)]
+    assert [frame.image[1, 2].tolist() for frame in frames] == [
+        [0, 0, 0],
+        [0, 0, 1],
+        [0, 0, 2],
+    ]
+    assert "camera 2 stopped after 3 frames" in caplog.text  # it was pulled out
+
+
+def test_a_camera_is_switched_off_at_the_end_and_when_the_caller_stops(plug_in):
+    fake = plug_in()
+    assert [frame.index for frame in read_frames(0, end=0.25)] == [0, 1, 2]
+    assert fake.released
+    fake = plug_in()
+    frames = read_frames(0)
+    next(frames)
+    assert not fake.released
+    frames.close()
+    assert fake.released
+
+
+def test_a_camera_that_fails_is_one_sentence_and_opencv_is_silent(plug_in, capfd):
+    level = cv2.utils.logging.LOG_LEVEL_WARNING
+    cv2.utils.logging.setLogLevel(level)
+    with pytest.raises(OSError, match="camera 97 cannot be opened: connect one"):
+        list(read_frames(97))
+    assert capfd.readouterr() == ("", "")
+    assert cv2.utils.logging.getLogLevel() == level
+    for settings, message in (
+        ({"count": 0}, "camera 0 delivers no picture: close the"),
+        ({"opens": False}, "camera 0 cannot be opened: connect one"),
+    ):
+        fake = plug_in(**settings)
+        with pytest.raises(OSError, match=message):
+            list(read_frames(0))
+        assert fake.released
+    with pytest.raises(ValueError, match="must be at least 0, got -1"):
+        list(read_frames(-1))

@@ -1,0 +1,707 @@
+import errno
+import os
+import signal
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import filelock
+import numpy as np
+import pytest
+from clips import (
+    NTSC,
+    clicks,
+    copy,
+    flash_pictures,
+    flashes,
+    gray_pictures,
+    make_clip,
+    noise_pictures,
+    packets_of,
+    times_of,
+)
+
+from fsgan.media.encoding import video_format
+from fsgan.media.images import list_images, read_image
+from fsgan.media.reader import probe, read_frames
+from fsgan.media.writer import ResumableWriter, VideoWriter
+
+
+def write(path, pictures, fps=25, times=None, **options):
+    height, width = pictures[0].shape[:2]
+    with VideoWriter(path, width, height, fps, **options) as writer:
+        for picture, time in zip(
+            pictures, times or [None] * len(pictures), strict=True
+        ):
+            writer.write(picture, time)
+    return path
+
+
+# --- colours ---
+
+
+def patches():
+    """Return flat fields of saturated, dark, light and gray colours, each 32 wide."""
+    levels = [0, 64, 128, 192, 255]
+    saturated = [(r, g, b) for r in (0, 255) for g in (0, 255) for b in (0, 255)]
+    mixed = [(200, 30, 90), (30, 200, 90), (90, 30, 200), (224, 172, 140)]
+    colours = np.array([*[(v, v, v) for v in levels], *saturated, *mixed], np.uint8)
+    return np.kron(colours[:, None], np.ones((32, 32, 1), np.uint8))
+
+
+FILMS = [
+    ("clip.mp4", "h264"),
+    ("clip.mov", "h264"),
+    ("clip.mkv", "h264"),
+    ("clip.webm", "vp9"),
+]
+
+
+@pytest.mark.parametrize(("name", "codec"), FILMS)
+def test_flat_colours_come_back_within_two_levels(tmp_path, name, codec):
+    card = patches()
+    path = write(tmp_path / name, [card] * 5, crf=8)
+    for frame in read_frames(path):
+        # Colours of neighbours mix at the edges, as each is stored for 2 x 2 pixels.
+        middles = np.abs(frame.image.astype(int) - card)[16::32, 16]
+        assert middles.max() <= 2
+    with av.open(str(path)) as container:
+        context = container.streams.video[0].codec_context
+        assert context.codec.canonical_name == codec
+        assert context.pix_fmt == "yuv420p"
+        assert (context.colorspace, context.color_range) == (1, 1)
+        assert (context.color_primaries, context.color_trc) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["card.mp4", "card.mkv", "card.webm"])
+def test_colours_do_not_move_sideways(tmp_path, name):
+    card = np.zeros((32, 64, 3), np.uint8)
+    card[:] = np.linspace((250, 20, 20), (20, 20, 250), 64)  # from red to blue
+    [frame] = read_frames(write(tmp_path / name, [card], crf=0))
+    error = (frame.image.astype(float) - card)[4:-4, 4:-4]
+    assert abs(error.mean()) < 0.5  # no drift of brightness
+    # Half a pixel aside would be 1.8 levels, of another sign in red and in blue.
+    red, _, blue = error.mean(axis=(0, 1))
+    assert abs(red - blue) < 0.6
+
+
+@pytest.mark.parametrize(("height", "width"), [(47, 63), (721, 33)])
+def test_lossless_is_exact_at_any_size(tmp_path, height, width):
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (4, height, width, 3), np.uint8)
+    path = write(tmp_path / "exact.mkv", pictures, NTSC, lossless=True)
+    frames = list(read_frames(path))
+    np.testing.assert_array_equal([frame.image for frame in frames], pictures)
+    assert [frame.time for frame in frames] == [k / NTSC for k in range(4)]
+
+
+def test_an_odd_size_gets_its_last_row_and_column_once_more(tmp_path):
+    ramp = np.zeros((47, 63, 3), np.uint8)
+    ramp[:] = np.linspace(30, 220, 63)[None, :, None]
+    ramp[-1] = 255
+    image = next(read_frames(write(tmp_path / "odd.mp4", [ramp], crf=1))).image
+    assert image.shape == (48, 64, 3)
+    expected = np.pad(ramp, ((0, 1), (0, 1), (0, 0)), "edge").astype(int)
+    assert np.abs(image - expected).max() <= 4
+
+
+def test_webm_follows_the_scale_of_x264(tmp_path):
+    assert video_format("clip.webm", crf=51).options["crf"] == "63"
+    sizes = []
+    for crf in (8, 18, 40):
+        path = write(tmp_path / "clip.webm", noise_pictures(5), crf=crf)
+        sizes.append(path.stat().st_size)
+    assert sizes[0] > sizes[1] > 1.5 * sizes[2]
+
+
+# --- times ---
+
+
+@pytest.mark.parametrize(
+    ("name", "fps"),
+    [
+        *[("a.mp4", fps) for fps in (25, NTSC, 23.976, Fraction(425, 26), 1000)],
+        *[(name, NTSC) for name in ("a.mov", "a.mkv", "a.webm")],
+    ],
+)
+def test_the_frame_rate_is_kept_exactly(tmp_path, name, fps):
+    path = write(tmp_path / name, gray_pictures(24), fps)
+    exact = Fraction(fps).limit_denominator(100_000)
+    info = probe(path)
+    assert (info.fps, info.frame_count) == (exact, 24)
+    assert info.duration == pytest.approx(24 / fps, abs=2e-3)
+    assert times_of(path) == [k / exact for k in range(24)]
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [("a.mp4", 0), ("a.mov", 0), ("a.mkv", 0.0005), ("a.webm", 0.0005)],
+)
+def test_a_variable_rate_keeps_its_times_and_length(tmp_path, name, tolerance):
+    times = [Fraction(k, 12_800) for k in (512, 1024, 2048, 2590, 9999, 10_511)]
+    path = write(tmp_path / name, gray_pictures(6), 16.35, times)
+    with av.open(str(path)) as container:
+        found = [frame.time for frame in container.decode(video=0)]
+    expected = [float(time - times[0]) for time in times]
+    np.testing.assert_allclose(found, expected, atol=tolerance + 1e-5)
+    length = expected[-1] + float(times[-1] - times[-2])
+    assert probe(path).duration == pytest.approx(length, abs=1e-3)
+
+
+# --- sound ---
+
+SOURCES = {
+    "aac.mp4": {"sound": "aac"},
+    "mp3.mkv": {"sound": "libmp3lame"},
+    "ac3.mkv": {"sound": "ac3", "rate": 48_000},
+    "flac.mkv": {"sound": "flac"},
+    "pcm.mov": {"sound": "pcm_s16le", "rate": 48_000},
+    "opus.webm": {"sound": "libopus", "rate": 48_000, "codec": "libvpx-vp9"},
+    "mp2.mpg": {"sound": "mp2", "codec": "mpeg1video"},
+    "aac.ts": {"sound": "aac"},
+}
+
+
+@pytest.fixture(scope="module")
+def source_of(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sources")
+
+    def made(name):
+        options = SOURCES[name]
+        fps = 25 if "codec" in options else NTSC
+        if not (folder / name).exists():
+            make_clip(folder / name, flash_pictures(), fps=fps, **options)
+        return folder / name
+
+    return made
+
+
+def assert_in_step(path, found=2):
+    """A click is heard when a flash is seen."""
+    assert len(flashes(path)) == len(clicks(path)) == found
+    gaps = np.array(flashes(path), float) - clicks(path)
+    assert np.abs(gaps).max() < 0.005  # a frame is 0.033
+    assert times_of(path)[0] == 0
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, None), (0.5, 2)])
+@pytest.mark.parametrize(
+    ("source", "suffix", "kept"),
+    [
+        ("aac.mp4", ".mp4", "aac"),
+        ("aac.mp4", ".webm", "opus"),
+        ("mp3.mkv", ".mp4", "mp3float"),
+        ("ac3.mkv", ".mov", "ac3"),
+        ("flac.mkv", ".mkv", "flac"),
+        ("flac.mkv", ".mp4", "aac"),
+        ("pcm.mov", ".webm", "opus"),
+        ("opus.webm", ".webm", "opus"),
+        ("opus.webm", ".mp4", "opus"),
+        ("opus.webm", ".mov", "aac"),
+        ("opus.webm", ".mkv", "opus"),
+        ("mp2.mpg", ".mkv", "mp2"),
+        ("aac.ts", ".mp4", "aac"),
+    ],
+)
+def test_click_and_flash_stay_together(
+    tmp_path, source_of, source, suffix, kept, start, end
+):
+    path = copy(source_of(source), tmp_path / f"copy{suffix}", start, end)
+    with av.open(str(path)) as container:
+        assert container.streams.audio[0].codec_context.name == kept
+    assert_in_step(path)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
+def test_a_variable_rate_stays_in_step(tmp_path, source_of, suffix):
+    whole, path = source_of("aac.mp4"), tmp_path / f"copy{suffix}"
+    with VideoWriter(path, 64, 48, NTSC, audio_from=whole) as writer:
+        for frame in read_frames(whole):
+            if frame.index % 3 != 1 and not 25 < frame.index < 40:
+                writer.write(frame.image, frame.time)
+    assert_in_step(path)
+
+
+@pytest.mark.parametrize(
+    ("source", "suffix"),
+    [("aac.mp4", ".mp4"), ("flac.mkv", ".mkv"), ("opus.webm", ".mp4")],
+)
+def test_sound_that_fits_is_copied_byte_for_byte(tmp_path, source_of, source, suffix):
+    made = source_of(source)
+    copied = packets_of(copy(made, tmp_path / f"copy{suffix}"), "audio")
+    packets = packets_of(made, "audio")
+    assert len(packets) >= 20
+    assert [packet[2] for packet in copied] == [packet[2] for packet in packets]
+
+
+def test_sound_is_cut_with_the_pictures(tmp_path, source_of):
+    path = copy(source_of("aac.mp4"), tmp_path / "copy.mp4", start=1, end=1.4)
+    with av.open(str(path)) as container:
+        track = container.streams.audio[0]
+        assert float(track.duration * track.time_base) == pytest.approx(0.4, abs=0.03)
+    assert len(times_of(path)) == 12
+
+
+def test_the_best_of_several_tracks_is_taken_and_surround_becomes_stereo(tmp_path):
+    made = tmp_path / "surround.mkv"
+    with av.open(str(made), "w") as container:
+        for layout in ("mono", "5.1"):
+            track = container.add_stream("ac3", rate=48_000)
+            track.layout = layout
+        for track in container.streams.audio:
+            silence = np.zeros((track.channels, 1536), np.float32)
+            frame = av.AudioFrame.from_ndarray(silence, "fltp", track.layout.name)
+            frame.sample_rate, frame.pts = 48_000, 0
+            container.mux(track.encode(frame))
+            container.mux(track.encode(None))
+    for suffix, channels in ((".mp4", 6), (".webm", 2)):
+        path = write(tmp_path / f"copy{suffix}", gray_pictures(1), audio_from=made)
+        with av.open(str(path)) as container:
+            assert [track.channels for track in container.streams.audio] == [channels]
+
+
+def test_sound_and_pictures_lie_side_by_side_in_the_file(tmp_path):
+    source = make_clip(tmp_path / "clip.mp4", noise_pictures(100), fps=4, sound="aac")
+    with av.open(str(copy(source, tmp_path / "copy.mp4"))) as container:
+        packets = [
+            (packet.pos, packet.stream.type, float(packet.dts * packet.time_base))
+            for packet in container.demux()
+            if packet.size
+        ]
+    latest = {"video": 0.0, "audio": 0.0}
+    for _, kind, time in sorted(packets):
+        latest[kind] = time
+        assert abs(latest["video"] - latest["audio"]) < 2  # the clip is 25 s long
+
+
+def test_a_damaged_silent_source_gives_a_silent_file(tmp_path):
+    source = make_clip(tmp_path / "a.mpg", noise_pictures(50), codec="mpeg1video")
+    data = source.read_bytes()
+    source.write_bytes(data[: len(data) // 2])
+    path = copy(source, tmp_path / "copy.mp4")
+    assert len(times_of(path)) == len(times_of(source)) > 10
+    assert not probe(path).has_audio
+
+
+# --- the file ---
+
+
+def test_metadata_goes_into_the_file_and_the_index_comes_first(tmp_path):
+    marks = {"title": "a title", "comment": "ünïcode", "AnyKey": "any value"}
+    path = write(tmp_path / "clip.mp4", gray_pictures(1), metadata=marks)
+    with av.open(str(path)) as container:
+        assert marks.items() <= container.metadata.items()
+    data = path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+
+
+def test_a_file_may_replace_its_own_source(tmp_path):
+    path = make_clip(tmp_path / "clip.mp4", flash_pictures(), sound="aac")
+    copy(path, path)
+    assert len(times_of(path)) == 60 and len(clicks(path)) == 2
+    assert [entry.name for entry in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_pictures_are_numbered_and_their_folder_appears_whole(tmp_path):
+    folder = tmp_path / "frames"
+    for again in (False, True):  # then the folder is replaced
+        with VideoWriter(folder, 64, 48, 25, xmp=b"<x/>") as writer:
+            for picture in gray_pictures(3):
+                writer.write(picture)
+                assert folder.exists() == again
+        files = list_images(folder)
+        assert [file.name for file in files] == [f"00000{k}.png" for k in range(3)]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["frames"]
+    for file, picture in zip(files, gray_pictures(3), strict=True):
+        np.testing.assert_array_equal(read_image(file), picture)
+        assert b"<x/>" in file.read_bytes()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        VideoWriter(folder, 64, 48, 25) as writer,
+    ):
+        writer.write(gray_pictures(1)[0])
+        raise KeyboardInterrupt
+    assert len(list_images(folder)) == 3
+
+
+# --- writing: faults ---
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "error"),
+    [
+        ("new/clip.mp4", 3, KeyboardInterrupt),
+        ("new/clip.mp4", 0, RuntimeError),
+        ("new/frames", 3, RuntimeError),
+    ],
+)
+@pytest.mark.parametrize("resumable", [False, True])
+def test_nothing_is_left_after_an_exception(tmp_path, name, written, error, resumable):
+    writer = VideoWriter(tmp_path / name, 64, 48, 25)
+    if resumable:
+        writer = ResumableWriter(tmp_path / name, 64, 48, 25, settings={})
+    with pytest.raises(error), writer:
+        for picture in gray_pictures(written):
+            writer.write(picture)
+        assert all(e.name.startswith(".") for e in (tmp_path / "new").iterdir())
+        raise error
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_what_was_there_before_survives_an_exception(tmp_path):
+    path = make_clip(tmp_path / "clip.mp4", gray_pictures(5))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="got uint8"):
+        write(path, [gray_pictures(1)[0], np.zeros((2, 2, 3), np.uint8)])
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.webm"])
+@pytest.mark.parametrize("joining", [False, True])
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, name, joining):
+    path = tmp_path / name
+    with (
+        pytest.raises(OSError, match=f"{path} cannot .* the disk is full") as raised,
+        VideoWriter(path, 64, 48, 25) as writer,
+    ):
+        (hidden,) = tmp_path.iterdir()
+        full = f"whole{path.suffix}" if joining else "000000.nut"
+        (hidden / full).symlink_to("/dev/full")  # gives ENOSPC at every byte
+        for picture in gray_pictures(9):
+            writer.write(picture)
+    assert raised.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outputs_that_cannot_be_made_are_said(tmp_path):
+    (tmp_path / "file.txt").write_text("in the way")
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "clip.mp4").mkdir()
+    (tmp_path / "holiday").mkdir()
+    (tmp_path / "holiday" / "me.png").write_text("not ours")
+    missing = {"audio_from": tmp_path / "nowhere.mp4"}
+    for name, options, error, message in (
+        ("clip.mp4", {}, IsADirectoryError, "give the name of a file"),
+        ("holiday", {}, ValueError, r"other things \(me\.png\) than numbered"),
+        ("file", {}, NotADirectoryError, "is a file; give the name of a folder"),
+        ("file/clip.mp4", {}, OSError, "choose another output folder"),
+        ("a.mp4", missing, FileNotFoundError, "nowhere"),
+        ("a.mp4", {}, ValueError, "no frame was written"),
+    ):
+        writer = VideoWriter(tmp_path / name, 64, 48, 25, **options)
+        with pytest.raises(error, match=message), writer:
+            pass
+    names = {"file", "file.txt", "clip.mp4", "holiday"}
+    assert {entry.name for entry in tmp_path.iterdir()} == names
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"path": "clip.avi"}, r"path must end in \.mp4, .* be a folder, got clip\.a"),
+        ({"path": "shot/%05d.png"}, r"path must end in .* be a folder, got shot"),
+        ({"path": "clip.gif"}, r"path must end in .* got clip\.gif"),
+        ({"width": 0}, r"width and height must be at least 1, got \(0, 48\)"),
+        ({"fps": 0}, "fps must be above 0, got 0"),
+        ({"crf": 52}, r"crf must lie in 0\.\.51, got 52"),
+        ({"start": -1}, "start must be at least 0 seconds, got -1"),
+        ({"start": 2, "end": 1}, "end must be after start"),
+        ({"lossless": True}, r"lossless needs a path that ends in \.mkv, got clip"),
+        ({"path": "a", "lossless": True}, r"lossless needs .* \.mkv, got a"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options, message):
+    settings = {"path": "clip.mp4", "width": 64, "height": 48, "fps": 25, **options}
+    with pytest.raises(ValueError, match=message):
+        VideoWriter(**settings)
+
+
+@pytest.mark.parametrize(
+    ("image", "time", "message"),
+    [
+        (np.zeros((48, 60, 3), np.uint8), None, r"got uint8 \(48, 60, 3\)"),
+        (np.zeros((48, 64, 3), np.float32), None, "got float32"),
+        (np.zeros((48, 64, 3), np.uint8), 1.0, r"time must grow.*1 s after 1 s"),
+    ],
+)
+def test_frames_that_do_not_fit_are_refused(tmp_path, image, time, message):
+    with pytest.raises(ValueError, match=message):
+        write(tmp_path / "a.mp4", [gray_pictures(1)[0], image], times=[1.0, time])
+
+
+def test_times_that_do_not_count_from_the_source_are_refused(tmp_path, source_of):
+    sound = dict(audio_from=source_of("aac.mp4"), start=1.0)
+    with pytest.raises(ValueError, match="time must count from the start of audio_fr"):
+        write(tmp_path / "copy.mp4", gray_pictures(1), times=[0.0], **sound)
+
+
+# --- in parts, which survive a kill ---
+
+COUNT, PART = 40, 9  # frames in all, and in a part
+STEADY = [Fraction(k, 25) for k in range(COUNT)]
+VARIABLE = [Fraction(k * k + 40 * k, 2400) for k in range(COUNT)]
+OUTPUTS = {"variable.mp4": VARIABLE, "film.webm": STEADY, "pictures": STEADY}
+
+
+def picture(index):
+    rng = np.random.default_rng(index)
+    image = np.kron(rng.integers(0, 256, (6, 8, 3)), np.ones((8, 8, 1)))
+    return image.astype(np.uint8)
+
+
+def write_parts(path, times, count=COUNT, settings=None, **options):
+    """Convert as a stage does: frames in parts, from where it stopped."""
+    writer = ResumableWriter(path, 64, 48, 25, settings=settings or {}, **options)
+    with writer:
+        total = writer.state.get("total", np.zeros(1))
+        for index in range(writer.frames_done, count):
+            writer.write(picture(index), times[index])
+            total = total + index
+            if (index + 1) % PART == 0:
+                writer.end_part({"total": total})
+        return float(total[0])
+
+
+def write_and_die(path, audio_from, deadline):
+    """Die by SIGKILL at the so-manieth thing that changes a file."""
+    left, times = deadline, OUTPUTS[path.name]
+
+    def count(event, arguments):
+        nonlocal left
+        changes = event in {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
+        if changes or (event == "open" and str(path.parent) in str(arguments[0])):
+            left -= 1
+            if left <= 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    class Counted(list):
+        def __getitem__(self, index):
+            count("os.rename", ())
+            return super().__getitem__(index)
+
+    sys.addaudithook(count)
+    write_parts(path, Counted(times), audio_from=audio_from)
+
+
+def killed(path, audio_from, deadline):
+    """Run `write_and_die` in a process of its own; return whether it was killed."""
+    code = (
+        "import sys; from pathlib import Path; import test_writer as test; "
+        "test.write_and_die(Path(sys.argv[1]), sys.argv[2] or None, int(sys.argv[3]))"
+    )
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", code, path, str(audio_from or ""), str(deadline)]
+    return subprocess.run(command, cwd=here).returncode == -signal.SIGKILL
+
+
+def contents(path):
+    """Return all that can be told of an output: packets, frames, times."""
+    if path.is_dir():
+        return [(file.name, read_image(file)) for file in list_images(path)]
+    with av.open(str(path)) as container:
+        packets = [
+            (p.stream.type, p.pts, p.dts, p.duration, p.is_keyframe, bytes(p))
+            for p in container.demux()
+        ]
+        length = container.duration
+    frames = [(frame.time, frame.image) for frame in read_frames(path)]
+    return [(length,), *packets, *frames]
+
+
+def parts_of(path):
+    return path.with_name(f".{path.name}.parts")
+
+
+def stop_after(path, frames, **options):
+    """Leave the finished parts of a conversion that fails."""
+    with pytest.raises(ValueError, match="no time"):
+        write_parts(path, [*STEADY[:frames], "no time"], **options)
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_a_conversion_killed_anywhere_ends_as_if_it_was_not(tmp_path, source_of, name):
+    times, path, straight = OUTPUTS[name], tmp_path / name, tmp_path / "straight" / name
+    sounds = {"variable.mp4": "aac.mp4", "film.webm": "opus.webm"}
+    sound = source_of(sounds[name]) if name in sounds else None
+    write_parts(straight, times, audio_from=sound)
+    changes = 5 if name == "pictures" else 1  # of files, for each frame
+    for deadline in (14, 21, 18):
+        assert killed(path, sound, deadline * changes)
+    assert not path.exists() and list(parts_of(path).glob("*.npz"))
+    assert write_parts(path, times, audio_from=sound) == sum(range(COUNT))
+    assert not parts_of(path).exists()
+    for resumed, expected in zip(contents(path), contents(straight), strict=True):
+        assert all(map(np.array_equal, resumed, expected))
+
+
+def test_parts_join_without_a_seam(tmp_path):
+    path = tmp_path / "film.mp4"
+    write_parts(path, STEADY)
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        starts = [k for k, packet in enumerate(packets) if packet.is_keyframe]
+        assert set(starts) >= set(range(0, COUNT, PART))
+        durations = {packet.duration * packet.time_base for packet in packets}
+    assert durations == {Fraction(1, 25)}
+    info = probe(path)
+    assert (info.fps, info.frame_count, info.duration) == (25, COUNT, COUNT / 25)
+    frames = list(read_frames(path))
+    assert [frame.time for frame in frames] == STEADY
+    for index, frame in enumerate(frames):
+        assert np.abs(frame.image.astype(int) - picture(index)).mean() < 15
+
+
+def test_what_is_done_and_its_state_come_back_after_an_exception(tmp_path):
+    path = tmp_path / "new" / "film.mp4"
+    stop_after(path, 23)
+    assert [entry.name for entry in path.parent.iterdir()] == [".film.mp4.parts"]
+    left = {entry.name for entry in parts_of(path).iterdir()}
+    numbered = {f"00000{n}{suffix}" for n in (0, 1) for suffix in (".nut", ".npz")}
+    assert left - {"lock"} == {"conversion.json", *numbered}
+    with (
+        pytest.raises(KeyboardInterrupt),
+        ResumableWriter(path, 64, 48, 25, settings={}) as writer,
+    ):
+        assert writer.frames_done == 18
+        assert writer.state == {"total": sum(range(18))}
+        writer.write(picture(18), STEADY[18])
+        raise KeyboardInterrupt
+    assert {entry.name for entry in parts_of(path).iterdir()} == left
+
+
+def test_what_a_killed_process_left_unfinished_does_not_get_into_the_output(tmp_path):
+    path = tmp_path / "pictures"
+    stop_after(path, 23)
+    names = [file.name for file in list_images(parts_of(path) / "pictures")]
+    assert names == [f"{index:06d}.png" for index in range(18)]
+    for left in ("pictures/000099.png", "pictures/.000018-1.png", "unfinished.npz"):
+        (parts_of(path) / left).write_bytes(b"half of it")
+    write_parts(path, STEADY)
+    assert len(list(path.iterdir())) == COUNT
+    assert [entry.name for entry in tmp_path.iterdir()] == ["pictures"]
+
+
+def test_ending_a_part_without_a_frame_does_nothing(tmp_path):
+    path = tmp_path / "film.mp4"
+    with ResumableWriter(path, 64, 48, 25, settings={}) as writer:
+        writer.end_part({"a": np.zeros(1)})
+        assert (writer.frames_done, writer.state) == (0, {})
+        for index in range(2):
+            writer.write(picture(index))
+        for value in range(2):
+            writer.end_part({"a": np.full(1, value)})
+        assert (writer.frames_done, writer.state["a"]) == (2, 0)
+        assert len(list(parts_of(path).glob("*.npz"))) == 1
+
+
+@pytest.mark.parametrize(
+    "change", [{"settings": {"model": 2}}, {"crf": 30}, {"end": 3.0}]
+)
+def test_parts_of_another_conversion_are_thrown_away(tmp_path, caplog, change):
+    path = tmp_path / "film.mp4"
+    stop_after(path, 23, settings={"model": 1})
+    changed = {"settings": {"model": 1}, **change}
+    with (
+        pytest.raises(KeyboardInterrupt),
+        ResumableWriter(path, 64, 48, 25, **changed) as writer,
+    ):
+        assert (writer.frames_done, writer.state) == (0, {})
+        raise KeyboardInterrupt
+    assert "of another conversion" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_finished_file_passes_by_before_it_takes_its_name(tmp_path):
+    path, whole, seen = tmp_path / "film.webm", 2 * PART, []
+
+    def fail(file):
+        assert not path.exists()
+        seen.append((file.suffix, probe(file).frame_count))
+        raise RuntimeError("no signature")
+
+    with pytest.raises(RuntimeError, match="no signature"):
+        write_parts(path, STEADY, count=whole, finish=fail)
+    assert seen == [(".webm", whole)] and not path.exists()
+    write_parts(path, STEADY, count=whole)  # nothing is left to do but to join
+    assert probe(path).frame_count == whole
+
+
+def test_two_writers_of_one_output_are_refused(tmp_path):
+    path = tmp_path / "film.mp4"
+    with ResumableWriter(path, 64, 48, 25, settings={}) as first:
+        second = ResumableWriter(path, 64, 48, 25, settings={})
+        with pytest.raises(BlockingIOError, match="being written by another"), second:
+            pass
+        first.write(picture(0))
+    assert probe(path).frame_count == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["film.mp4"]
+
+
+def test_where_files_cannot_be_locked_a_sentence_says_so(tmp_path, monkeypatch, caplog):
+    def unsupported(self):  # as on a mount of Google Drive
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(filelock.FileLock, "_acquire", unsupported)
+    path = tmp_path / "film.mp4"
+    stop_after(path, 23)
+    assert "film.mp4 lies where files cannot be locked (Function not" in caplog.text
+    assert write_parts(path, STEADY) == sum(range(COUNT))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["film.mp4"]
+
+
+def test_a_resumed_film_stays_in_step_with_its_sound(tmp_path, source_of):
+    source, path = source_of("aac.mp4"), tmp_path / "copy.mp4"
+    frames = list(read_frames(source, 0.5))
+    writer = dict(settings={}, audio_from=source, start=0.5)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        ResumableWriter(path, 64, 48, NTSC, **writer) as first,
+    ):
+        for frame in frames[:20]:
+            first.write(frame.image, frame.time)
+        first.end_part({})
+        raise KeyboardInterrupt
+    with ResumableWriter(path, 64, 48, NTSC, **writer) as second:
+        for frame in frames[second.frames_done :]:
+            second.write(frame.image, frame.time)
+    assert_in_step(path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
+def test_a_full_disk_keeps_the_finished_parts(tmp_path):
+    path = tmp_path / "film.mp4"
+    with (
+        pytest.raises(OSError, match=f"{path} cannot be written: the disk is full"),
+        ResumableWriter(path, 64, 48, 25, settings={}) as writer,
+    ):
+        for index in range(PART):
+            writer.write(picture(index))
+        writer.end_part({})
+        (parts_of(path) / "000001.nut").symlink_to("/dev/full")
+        for index in range(COUNT):
+            writer.write(picture(index))
+        writer.end_part({})
+    assert not path.exists()
+    left = {entry.name for entry in parts_of(path).iterdir()}
+    assert left - {"lock"} == {"conversion.json", "000000.nut", "000000.npz"}
+
+
+def test_parts_encoded_in_another_way_are_refused(tmp_path):
+    path = tmp_path / "film.mp4"
+    with (
+        pytest.raises(ValueError, match=r"not all encoded .* delete that folder"),
+        ResumableWriter(path, 64, 48, 25, settings={}) as writer,
+    ):
+        writer.write(picture(0))
+        writer.end_part({})
+        other = make_clip(tmp_path / "other.nut", [picture(0)])
+        os.replace(other, parts_of(path) / "000000.nut")
+
+
+def test_settings_that_json_does_not_know_are_refused(tmp_path):
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        ResumableWriter(tmp_path / "film.mp4", 64, 48, 25, settings={"a": object()})
