@@ -90,20 +90,14 @@ def test_missing_weights_are_said_with_their_place(standin):
         LandmarkDetector()
 
 
-def test_weights_of_the_weights_folder_are_used(standin):
-    put(standin / "weights" / FAN_WEIGHTS, b"weights")
-    LandmarkDetector()
-    assert StandIn.loaded_from == standin / "weights" / "hub"
-
-
-def test_weights_of_torch_s_cache_are_used(standin):
-    put(standin / "cache" / FAN_WEIGHTS, b"weights")
-    LandmarkDetector()
-    assert StandIn.loaded_from == standin / "cache" / "hub"
-
-
 @pytest.mark.parametrize("folder", ["weights", "cache"])
-@pytest.mark.parametrize("download", [False, True])
+def test_weights_are_taken_from_the_weights_folder_or_torch_s_cache(standin, folder):
+    put(standin / folder / FAN_WEIGHTS, b"weights")
+    LandmarkDetector()
+    assert StandIn.loaded_from == standin / folder / "hub"
+
+
+@pytest.mark.parametrize(("folder", "download"), [("weights", False), ("cache", True)])
 def test_damaged_weights_are_refused(standin, folder, download):
     put(standin / folder / FAN_WEIGHTS, b"weight")
     with pytest.raises(ValueError, match=r"2DFAN4-11f355bf06.pth.tar is damaged"):

@@ -34,9 +34,6 @@ _CHIP_SIDE = 1.087  # likewise
 def load_network():
     """Loads dlib's network, once; call it first to fail before the work starts.
 
-    Returns:
-        A `dlib.face_recognition_model_v1`.
-
     Raises:
         FileNotFoundError: dlib or its weights are missing; the sentence says what to
             install.
@@ -127,31 +124,6 @@ class Identity:
         if not crops:
             raise ValueError("reference must hold at least one face crop, got none")
         return cls(embed(crops))
-
-    def similarity(self, crops: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
-        """Measures how alike faces and the person are.
-
-        Args:
-            crops: of faces, as of `embed`.
-
-        Returns:
-            float32 (n,), cosine similarity in [-1, 1] with that picture of the person
-            that each face is most like.
-        """
-        return _nearest(embed(crops), self.embeddings)
-
-    def matches(self, crops: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
-        """Decides for each face alone whether it is the person.
-
-        Of several faces in one clip `choose` decides better.
-
-        Args:
-            crops: of faces, as of `embed`.
-
-        Returns:
-            bool (n,).
-        """
-        return self.similarity(crops) >= SAME_PERSON
 
     def choose(
         self,

@@ -41,17 +41,18 @@ class LandmarkDetector:
         from face_alignment import FaceAlignment, LandmarksType
 
         own = torch.hub.get_dir()
-        placed = find_weights(FAN_WEIGHTS, FAN_SHA256)
+        weights = find_weights(FAN_WEIGHTS, FAN_SHA256)
         cached = Path(own).parent / FAN_WEIGHTS
-        if placed is None and cached.is_file():
+        place = f"put {cached.name} into weights/{Path(FAN_WEIGHTS).parent}/"
+        if weights is None and cached.is_file():
             check_weights(cached, FAN_SHA256)
-        elif placed is None and not download:
+        elif weights is None and not download:
             raise FileNotFoundError(
-                f"the weights of face-alignment are missing: put {cached.name} into "
-                f"weights/{Path(FAN_WEIGHTS).parent}/, or allow the download"
+                f"the weights of face-alignment are missing: {place}, or allow the "
+                "download"
             )
         try:
-            torch.hub.set_dir(own if placed is None else placed.parents[1])
+            torch.hub.set_dir(own if weights is None else weights.parents[1])
             self._network = FaceAlignment(
                 LandmarksType.TWO_D,
                 device="cuda" if torch.cuda.is_available() else "cpu",
@@ -62,9 +63,8 @@ class LandmarkDetector:
             )
         except URLError as error:
             raise FileNotFoundError(
-                f"the weights of face-alignment could not be downloaded "
-                f"({error.reason}): put {cached.name} into "
-                f"weights/{Path(FAN_WEIGHTS).parent}/ by hand"
+                "the weights of face-alignment could not be downloaded "
+                f"({error.reason}): {place} by hand"
             ) from error
         finally:
             torch.hub.set_dir(own)

@@ -53,24 +53,13 @@ class KalmanFilter:
         self.covariance = np.eye(2)
 
     def predict(self) -> np.ndarray:
-        """Moves the state one frame ahead.
-
-        Returns:
-            float64, the expected position, in the shape of the measurement.
-        """
+        """Moves the state one frame ahead; returns the expected position."""
         self.position = self.position + self.velocity
         self.covariance = _STEP @ self.covariance @ _STEP.T + self.noise * np.eye(2)
         return self.position
 
     def correct(self, measurement: np.ndarray) -> np.ndarray:
-        """Takes in the measurement of the frame the state was moved to.
-
-        Args:
-            measurement: float, in the shape of the first one, pixels.
-
-        Returns:
-            float64, the filtered position of this frame.
-        """
+        """Takes in the measurement of this frame; returns the filtered position."""
         gain = self.covariance[:, 0] / (self.covariance[0, 0] + 1.0)
         residual = measurement - self.position
         self.position = self.position + gain[0] * residual
@@ -243,12 +232,7 @@ class FaceTracker:
         return self.update(self._detector.detect_next(frame, expected, search))
 
     def expected_boxes(self) -> list[np.ndarray]:
-        """Says where the faces should be in the next frame.
-
-        Returns:
-            float (4,) each, (left, top, right, bottom): the boxes of all tracks, those
-            that wait for their face included.
-        """
+        """Says where the faces of all tracks should be in the next frame."""
         return [track.expected_box() for track in self._tracks]
 
     def update(self, faces: list[Face]) -> list[TrackedFace]:

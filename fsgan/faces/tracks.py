@@ -271,11 +271,8 @@ def fingerprint(source: Path) -> dict[str, str | int]:
 def write_tracks(path: Path, made_from: dict, rows: np.ndarray, crops: _Crops) -> None:
     """Writes a tracks file: JSON, one line a face; null stands where it was missed.
 
-    Args:
-        path: the file, written in place.
-        made_from: from which file and how the faces were found.
-        rows: what is known of each face in each frame, in the order of the frames.
-        crops: of each track.
+    `made_from` says from which file and how the faces were found; `rows` are in the
+    order of the frames.
     """
     encoded = {
         number: [[frame, base64.b64encode(jpeg).decode()] for frame, jpeg in of_track]
@@ -294,14 +291,9 @@ def read_tracks(path: Path, made_from: dict) -> tuple[dict, np.ndarray, _Crops] 
     The tracks of a longer stretch of the video serve, too. A damaged file counts as
     none, and is named in the log.
 
-    Args:
-        path: the file; it may be missing.
-        made_from: from which file and how the faces are to be found, `start` and `end`
-            in seconds among it.
-
     Returns:
-        What the file was made from, its rows of what was found, not smoothed, and its
-        crops; or None.
+        What the file was made from, its rows of what was found, their smoothed points
+        out of date, and its crops; or None.
     """
     if not path.is_file():
         return None
