@@ -43,7 +43,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "data.sample": ["make_sample_clips"],
         "evaluation.evaluate": ["evaluate"],
         "evaluation.player": ["compare"],
-        "evaluation.record": ["worst_stretches"],
+        "evaluation.results": ["worst_stretches"],
         "faces.tracks": ["follow_faces"],
         "media.provenance": ["verify"],
         "models.legacy": ["import_legacy"],

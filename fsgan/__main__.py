@@ -64,10 +64,6 @@ def _where_to_look(video: Path) -> str:
   faces/             the extracted faces"""
 
 
-def _summary(evaluation: Any) -> str:
-    return resolve_name("fsgan.evaluation.verdicts:summary")(evaluation)
-
-
 COMMANDS = {
     "extract": Command(
         "extract:extract_faces",
@@ -110,7 +106,7 @@ COMMANDS = {
         "following:follow_faces", "video -> who is where, with numbers", _tracks
     ),
     "evaluate": Command(
-        "evaluation:evaluate", "video and its swap -> how good it is", _summary
+        "evaluation:evaluate", "video and its swap -> how good it is"
     ),
     "verify": Command("verification:verify", "what files tell about their origin"),
     "import-legacy": Command(

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fsgan.media.certificates import certificate_path
+from fsgan.media.content_credentials import sign
 
 from fsgan import TrainSettings, preset, train
 from fsgan.__main__ import COMMANDS, main
 from fsgan.arguments import parse_arguments
 from fsgan.media import images
-from fsgan.media.certificates import certificate_path
-from fsgan.media.content_credentials import sign
 from fsgan.media.provenance import image_xmp
 from fsgan.swap.convert import ConvertedFiles
 
@@ -159,15 +159,14 @@ def test_files_that_failed_give_status_1(monkeypatch, capsys):
     assert capsys.readouterr().out == "a.mp4  FAILED: no video\n"
 
 
-def test_an_evaluation_is_told_as_its_summary(monkeypatch, capsys):
+def test_an_evaluation_is_printed_as_its_table(monkeypatch, capsys):
     def evaluate(source: str, out_dir: str) -> str:
         """Measures."""
         return f"figures of {source}"
 
     monkeypatch.setattr("fsgan.evaluation.evaluate.evaluate", evaluate)
-    monkeypatch.setattr("fsgan.evaluation.verdicts.summary", "table: {}".format)
     assert main(["evaluate", "a.mp4", "report"]) == 0
-    assert capsys.readouterr().out == "table: figures of a.mp4\n"
+    assert capsys.readouterr().out == "figures of a.mp4\n"
 
 
 def test_a_missing_video_is_told_in_one_sentence(tmp_path, monkeypatch, capsys):

@@ -1,11 +1,11 @@
-"""Stage: from footage and its swap to figures of how good the swap is."""
+"""Stage: footage and its swap -> how good the swap is."""
 
 import json
 import os
 import platform
 import shutil
 from collections.abc import Collection
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,47 +14,48 @@ import av
 import cv2
 import keras
 import numpy as np
+from keras import ops
 
-from fsgan.evaluation.comparison import Comparison
-from fsgan.evaluation.face_metrics import (
-    IdentityScores,
-    Spread,
+from fsgan.assets import find_weights
+from fsgan.data.dataset import center_crop_batch, load_faces, split_faces
+from fsgan.evaluation.measure import (
+    Comparison,
+    SwappedVideo,
+    compare,
+    cut_out_faces,
+    measure_sound_delay,
+)
+from fsgan.evaluation.metrics import (
+    Figure,
+    Summary,
+    cosine_similarity,
+    expression_distance,
+    feature_distance,
     identity_scores,
-    similarity_matrix,
+    psnr,
+    ssim,
+    summarize,
 )
-from fsgan.evaluation.faces import (
-    CHOSEN,
-    describe_each,
-    evenly,
-    expression_68,
-    read_crops,
-    rebuild,
-)
-from fsgan.evaluation.measure import compare_videos, cut_out_frames
-from fsgan.evaluation.record import (
+from fsgan.evaluation.results import (
     Evaluation,
     FrameScores,
-    TimeScores,
-    UntouchedScores,
     worst_frames,
 )
-from fsgan.evaluation.video_metrics import audio_offset
-from fsgan.faces.descriptors import load_descriptor
+from fsgan.faces.identity import embed
+from fsgan.faces.landmarks import LandmarkDetector
 from fsgan.faces.tracks import FaceTracks, follow_faces
+from fsgan.media.images import evenly, list_images, read_image
 from fsgan.media.provenance import sidecar_path
 from fsgan.media.reader import VideoInfo, probe
+from fsgan.models.checkpoint import read_settings
+from fsgan.models.vggface import FILE, load_vggface, preprocess
+from fsgan.swap.generator import FaceGenerator
 from fsgan.swap.swapper import DIRECTIONS, ConvertSettings, FaceSwapper
 
-REPORT = "report.json"
-
+_CHOSEN = 64  # faces of each person, and frames, whose identity is compared
+_CHOSEN_68 = 16  # faces whose 68 landmarks are compared: they take a second each
 _SHOWN = 8  # faces of each person in the report
-_ANGLES = ("roll", "yaw", "pitch")
-_EMBEDDERS = {
-    "dlib": "which no training of this package looks through",
-    "VGGFace": "which training may have looked through: that flatters the swap",
-    "local binary patterns": "which tell people of one clip apart and no others: "
-    "install 'fsgan[identity]' for figures to go by",
-}
+_BATCH = 16  # pictures through VGGFace at once
 
 
 def evaluate(
@@ -94,7 +95,7 @@ def evaluate(
         end: second of the source at which `swapped` ends; None for the source's end.
 
     Returns:
-        What was found.
+        What was measured.
 
     Raises:
         FileNotFoundError: a file is missing, a folder of faces is missing or empty, or
@@ -104,86 +105,108 @@ def evaluate(
             or not that of the swap.
         OSError: `out_dir` cannot be written.
     """
-    from fsgan.evaluation.report import write_report  # lest Matplotlib starts earlier
+    from fsgan.evaluation.report import write_report  # Matplotlib is slow to start
 
-    source, swapped, out_dir = Path(source), Path(swapped), Path(out_dir)
+    out_dir = Path(out_dir)
     if direction not in DIRECTIONS:
         raise ValueError(
             f"direction must be one of {tuple(DIRECTIONS)}, got {direction!r}"
         )
-    infos = _probe_both(source, swapped)
-    settings, notes = _settings_of(swapped, direction)
+    infos = _probe_both(Path(source), Path(swapped))
+    settings, notes = _read_conversion(Path(swapped), direction)
     folders = {"a": Path(faces_a), "b": Path(faces_b)}
     target = DIRECTIONS[direction]
     crops = {
-        "target": read_crops(folders[target]),
-        "source": read_crops(folders["a" if target == "b" else "b"]),
+        "target": _read_crops(folders[target]),
+        "source": _read_crops(folders["a" if target == "b" else "b"]),
     }
-    others = None if distractors is None else read_crops(distractors)
+    others = None if distractors is None else _read_crops(distractors)
     swapper = None if model is None else FaceSwapper(model, settings)
-    notes.append(_note_on_masks(swapper, swapped))
-    embedder = load_descriptor().name
-    notes.append(f"Faces are told apart by {embedder}, {_EMBEDDERS[embedder]}.")
+    notes.append(_note_on_masks(swapper, Path(swapped)))
 
-    part = (start, end)
-    followed = _follow(source, swapped, out_dir, settings, part)
-    tracks = _check_tracks(followed, tracks)
-    vectors = {name: describe_each(of_person) for name, of_person in crops.items()}
-    comparison, counts = compare_videos(
-        (source, swapped), part, followed, tracks, swapper, CHOSEN
-    )
-    if counts[0] != counts[1]:
-        notes.append(
-            f"The source has {counts[0]} frames, the swapped video {counts[1]}: those "
-            "of the same time are compared."
-        )
-    identity, frames = None, comparison.frames
-    if comparison.crops:
-        crops["fake"] = [new for _, new in comparison.crops]
-        vectors["fake"] = describe_each(crops["fake"])
-        identity = identity_scores(
-            vectors["fake"],
-            vectors["target"],
-            vectors["source"],
-            others and describe_each(others),
-        )
-        frames = _with_identity(comparison, identity)
-    landmarks_68, note = expression_68(comparison.crops)
+    followed = _follow(Path(source), Path(swapped), out_dir, settings, start, end)
+    _check_tracks(followed, tracks)
+    video = SwappedVideo(Path(source), Path(swapped), followed, tracks, start, end)
+    comparison = compare(video, swapper, _CHOSEN)
+    crops["swapped"] = [new for _, _, new in comparison.crops]
+    figures = _figures(video, comparison, infos)
+    identity, similarities, note = _compare_identities(crops, others)
     notes.append(note)
-    rebuilt = {}
+    figures |= identity
+    figures["expression_68"], note = _expression_68(comparison)
+    notes.append(note)
     if swapper is not None:
         rebuilt, note = rebuild(swapper.checkpoint, folders)
         notes.append(note)
+        figures |= rebuilt
+    if figures["frames"] != figures["source_frames"]:
+        notes.append(
+            "The source has {source_frames} frames, the swapped video {frames}: those "
+            "of the same time are compared.".format(**figures)
+        )
+    frames = _with_identity(comparison, identity)
     evaluation = Evaluation(
         source=str(source),
         swapped=str(swapped),
         direction=direction,
-        embedder=embedder,
         notes=tuple(notes),
-        machine=_machine(),
-        identity=identity,
-        heat_maps=_heat_maps(vectors),
-        expression=_spread(comparison.expression),
-        expression_68=landmarks_68,
-        pose=_pose(comparison.pose),
-        reconstruction=rebuilt,
-        time=TimeScores(
-            _finite(comparison.jitter),
-            _finite(comparison.flicker.value),
-            comparison.missed,
-        ),
-        seam=_spread([frame.seam for frame in frames if frame.seam is not None]),
-        untouched=_untouched(infos, comparison, counts, part),
+        environment=_environment(),
+        figures=figures,
+        similarities=similarities,
         frames=tuple(frames),
         worst=worst_frames(frames),
         model=None if model is None else str(model),
-        settings=_other_than_default(settings),
+        settings=_changed(settings),
     )
-    evaluation.save(out_dir / REPORT)
-    worst = cut_out_frames((source, swapped), part, followed, tracks, evaluation.worst)
+    evaluation.save(out_dir / "report.json")
+    worst = cut_out_faces(video, evaluation.worst)
     shown = {name: evenly(of_person, _SHOWN) for name, of_person in crops.items()}
     write_report(evaluation, worst, shown, out_dir)
     return evaluation
+
+
+def rebuild(
+    checkpoint: Path, folders: dict[str, Path]
+) -> tuple[dict[str, Figure], str]:
+    """Compares faces that training held out with what their own decoder makes of them.
+
+    Args:
+        checkpoint: folder of the weights.
+        folders: of the face crops that training had, of "a" and "b".
+
+    Returns:
+        "psnr_a", "ssim_a", "features_a", and those of B, none where nothing was held
+        out; and a note on them.
+
+    Raises:
+        FileNotFoundError: a folder is missing or empty.
+        ValueError: the checkpoint is damaged, or a crop is not square.
+    """
+    settings = read_settings(checkpoint)
+    share = settings.get("training", {}).get("validation", 0)
+    model = settings["model"]
+    resolution, coverage = model.resolution, model.coverage
+    network, note = _independent_vggface(settings.get("training", {}))
+    figures, counts = {}, []
+    for person in model.sides:
+        faces = load_faces(folders[person], None, resolution, coverage)
+        _, held_out = split_faces(faces, share)
+        counts.append(f"{len(held_out)} faces of {person.upper()}")
+        if not len(held_out):
+            continue
+        x = center_crop_batch(held_out.images, resolution, coverage)
+        real = _to_uint8((x + 1) * 127.5)
+        rebuilt = _to_uint8(FaceGenerator(checkpoint, person, "float32")(real)[1])
+        pairs = list(zip(real, rebuilt, strict=True))
+        figures[f"psnr_{person}"] = summarize([psnr(*pair) for pair in pairs])
+        figures[f"ssim_{person}"] = summarize([ssim(*pair) for pair in pairs])
+        if network:
+            distances = _feature_distances(network, real, rebuilt)
+            figures[f"features_{person}"] = summarize(distances)
+    return figures, (
+        f"Rebuilt are {' and '.join(counts)}, the share of {share:g} that training "
+        f"held out if it had these very folders; whole pictures, without mask.{note}"
+    )
 
 
 def _probe_both(source: Path, swapped: Path) -> tuple[VideoInfo, VideoInfo]:
@@ -203,24 +226,39 @@ def _probe_both(source: Path, swapped: Path) -> tuple[VideoInfo, VideoInfo]:
     return infos
 
 
-def _settings_of(swapped: Path, direction: str) -> tuple[ConvertSettings, list[str]]:
-    """The settings of the conversion, from the file beside its result, and a note."""
-    path = sidecar_path(swapped)
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        settings = ConvertSettings(**record["settings"])
-    except (OSError, ValueError, KeyError, TypeError):
-        note = (
+def _read_conversion(
+    swapped: Path, direction: str
+) -> tuple[ConvertSettings, list[str]]:
+    """The settings of the conversion, from the file beside its result, and notes."""
+    path, defaults = sidecar_path(swapped), ConvertSettings(direction=direction)
+    if not path.is_file():
+        return defaults, [
             f"There is no {path.name} that says how the video was converted: the "
-            "defaults are taken."
-        )
-        return ConvertSettings(direction=direction), [note]
+            "default settings are used."
+        ]
+    try:
+        recorded = dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
+        names = {field.name for field in fields(ConvertSettings)}
+        unknown = sorted(recorded.keys() - names)
+        settings = ConvertSettings(**{k: recorded[k] for k in recorded.keys() & names})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return defaults, [
+            f"{path.name}, which says how the video was converted, is damaged or of "
+            f"another version ({type(error).__name__}: {error}): the default settings "
+            "are used."
+        ]
     if settings.direction != direction:
         raise ValueError(
             f"{swapped} was swapped {settings.direction}: say "
             f"direction={settings.direction!r}"
         )
-    return settings, []
+    notes = []
+    if unknown:
+        notes.append(
+            f"{path.name} is of another version: its settings {', '.join(unknown)} are "
+            "unknown here and left out."
+        )
+    return settings, notes
 
 
 def _note_on_masks(swapper: FaceSwapper | None, swapped: Path) -> str:
@@ -241,7 +279,8 @@ def _follow(
     swapped: Path,
     out_dir: Path,
     settings: ConvertSettings,
-    part: tuple[float, float | None],
+    start: float,
+    end: float | None,
 ) -> FaceTracks:
     """The faces of the source; what the conversion found is not searched for again."""
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -257,15 +296,13 @@ def _follow(
         min_confidence=settings.min_confidence,
         smoothing=settings.smoothing,
         search_every=settings.search_every,
-        start=part[0],
-        end=part[1],
+        start=start,
+        end=end,
     )
 
 
-def _check_tracks(
-    followed: FaceTracks, tracks: Collection[int] | None
-) -> Collection[int] | None:
-    """The tracks asked for; raises where one of them is not there."""
+def _check_tracks(followed: FaceTracks, tracks: Collection[int] | None) -> None:
+    """Raises where there is no face, or a track asked for is not there."""
     numbers = [track.number for track in followed.tracks]
     if not numbers:
         raise ValueError(f"no face is found in {followed.source}: nothing was swapped")
@@ -274,65 +311,124 @@ def _check_tracks(
             f"tracks must be of {followed.source}: there is no {min(unknown)} among "
             f"{numbers}; look at the picture of the tracks"
         )
-    return tracks
+
+
+def _read_crops(folder: str | Path) -> list[np.ndarray]:
+    """Up to 64 face crops of a folder, evenly chosen."""
+    return [read_image(path) for path in evenly(list_images(folder), _CHOSEN)]
+
+
+def _compare_identities(
+    crops: dict[str, list[np.ndarray]], others: list[np.ndarray] | None
+) -> tuple[dict[str, Figure], dict[str, list[list[float]]], str]:
+    """Figures of identity, similarities as for `Evaluation`, and a note."""
+    try:
+        embeddings = {name: embed(faces) for name, faces in crops.items() if faces}
+        distractors = others and embed(others)
+    except FileNotFoundError:
+        return (
+            {},
+            {},
+            (
+                "Whose face it is was not measured: it needs dlib's face network, pip "
+                "install 'fsgan[identity]'."
+            ),
+        )
+    against = {"target": "target", "source": "source", "swapped": "target"}
+    similarities = {
+        name: cosine_similarity(faces, embeddings[against[name]]).round(4).tolist()
+        for name, faces in embeddings.items()
+    }
+    if not crops["swapped"]:
+        return {}, similarities, "No face is found in the frames that were chosen."
+    people = (embeddings[name] for name in ("swapped", "target", "source"))
+    scores = identity_scores(*people, distractors)
+    return scores, similarities, "Faces are told apart by dlib's face network."
 
 
 def _with_identity(
-    comparison: Comparison, identity: IdentityScores
+    comparison: Comparison, identity: dict[str, Figure]
 ) -> list[FrameScores]:
-    """The frames' scores, with those of identity where they were measured."""
-    of_frames = np.array(comparison.crops_of)
-    to_target, to_source = (
-        np.array(spread.values) for spread in (identity.to_target, identity.to_source)
-    )
-    return [
-        replace(
-            frame,
-            to_target=float(to_target[of_frames == frame.index].mean()),
-            to_source=float(to_source[of_frames == frame.index].mean()),
+    """The frames' scores, with similarities where they were measured."""
+    frames = {frame.index: frame for frame in comparison.frames}
+    of_crops = np.array([index for index, *_ in comparison.crops])
+    for name in ("to_target", "to_source") if identity else ():
+        values = np.array(identity[name].values)
+        for index in np.unique(of_crops).tolist():
+            mean = float(values[of_crops == index].mean())
+            frames[index] = replace(frames[index], **{name: mean})
+    return list(frames.values())
+
+
+def _expression_68(comparison: Comparison) -> tuple[Summary | None, str]:
+    """Expression by 68 landmarks of up to 16 faces, and a note."""
+    try:
+        detector = LandmarkDetector()
+    except FileNotFoundError as error:
+        return None, f"Expression is measured by five landmarks only: {error}."
+    chosen = evenly(comparison.crops, _CHOSEN_68)
+    if not chosen:
+        return None, "No swapped face is found whose 68 landmarks could be measured."
+    _, *sides = zip(*chosen, strict=True)
+    landmarks = (np.stack(detector.detect(side)) for side in sides)
+    note = f"68 landmarks are measured on {len(chosen)} faces."
+    return summarize(expression_distance(*landmarks)), note
+
+
+def _independent_vggface(training: dict) -> tuple[keras.Model | None, str]:
+    """VGGFace, unless it is missing or training looked through it; and a note."""
+    if not find_weights(FILE):
+        return None, ""
+    weight = training.get("losses", {}).get("perceptual", 1)
+    if weight and training.get("perceptual") != "off":
+        return None, (
+            " VGGFace's features are not compared: training looked through them."
         )
-        if frame.index in of_frames
-        else frame
-        for frame in comparison.frames
-    ]
+    return load_vggface(), ""
 
 
-def _heat_maps(vectors: dict[str, np.ndarray]) -> dict[str, list[list[float]]]:
-    """Similarities within the target and the source, and of the fake to the target."""
-    others = {"target": "target", "source": "source", "fake": "target"}
+def _feature_distances(
+    network: keras.Model, real: np.ndarray, rebuilt: np.ndarray
+) -> np.ndarray:
+    """Distances of VGGFace's features of pictures, RGB uint8 (n, size, size, 3)."""
+    distances = []
+    for start in range(0, len(real), _BATCH):
+        maps = []
+        for pictures in (real, rebuilt):
+            x = pictures[start : start + _BATCH].astype(np.float32) / 127.5 - 1
+            features = network(preprocess(x))
+            maps.append([ops.convert_to_numpy(layer) for layer in features])
+        distances.append(feature_distance(*maps))
+    return np.concatenate(distances)
+
+
+def _figures(
+    video: SwappedVideo, comparison: Comparison, infos: tuple[VideoInfo, VideoInfo]
+) -> dict[str, Figure]:
+    """The figures of motion and of what the swap left untouched."""
+    source, swapped = infos
+    delay = None
+    if source.has_audio and swapped.has_audio:
+        delay = measure_sound_delay(video)
+    angles = np.abs(np.reshape(comparison.pose, (-1, 3))).T
+    seams = [frame.seam for frame in comparison.frames if frame.seam is not None]
     return {
-        name: similarity_matrix(faces, vectors[others[name]]).round(4).tolist()
-        for name, faces in vectors.items()
+        "expression": summarize(comparison.expression),
+        **dict(zip(("roll", "yaw", "pitch"), map(summarize, angles), strict=True)),
+        "jitter": _finite(comparison.jitter),
+        "flicker": _finite(comparison.flicker.value),
+        "missed": comparison.missed,
+        "seam": summarize(seams),
+        "background": comparison.background.psnr,
+        "frames": int(comparison.counts[1]),
+        "source_frames": int(comparison.counts[0]),
+        "seconds": swapped.duration,
+        "source_seconds": min(video.end or np.inf, source.duration) - video.start,
+        "sound_delay": delay,
     }
 
 
-def _pose(differences: list[np.ndarray]) -> dict[str, Spread]:
-    """How much roll, yaw and pitch differ."""
-    values = np.abs(differences).T
-    return (
-        dict(zip(_ANGLES, map(Spread.of, values), strict=True)) if len(values) else {}
-    )
-
-
-def _untouched(
-    infos: tuple[VideoInfo, VideoInfo],
-    comparison: Comparison,
-    counts: tuple[int, int],
-    part: tuple[float, float | None],
-) -> UntouchedScores:
-    """What the swap left as it is."""
-    source, swapped = infos
-    start, end = part
-    offset = None
-    if source.has_audio and swapped.has_audio:
-        offset = audio_offset(source.path, swapped.path, start, end)
-    seconds = min(end or np.inf, source.duration) - start
-    return UntouchedScores(
-        comparison.outside.psnr, counts, (seconds, swapped.duration), offset
-    )
-
-
-def _other_than_default(settings: ConvertSettings) -> dict:
+def _changed(settings: ConvertSettings) -> dict:
     """What to give to `ConvertSettings` to get these."""
     defaults = asdict(ConvertSettings())
     return {
@@ -342,7 +438,7 @@ def _other_than_default(settings: ConvertSettings) -> dict:
     }
 
 
-def _machine() -> dict[str, str]:
+def _environment() -> dict[str, str]:
     """Where and with what it was measured."""
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
@@ -356,10 +452,10 @@ def _machine() -> dict[str, str]:
     }
 
 
-def _spread(values: list[float]) -> Spread | None:
-    return Spread.of(values) if values else None
-
-
 def _finite(value: float | None) -> float | None:
     """The value where JSON has a word for it."""
     return value if value is not None and np.isfinite(value) else None
+
+
+def _to_uint8(values: np.ndarray) -> np.ndarray:
+    return np.rint(values).clip(0, 255).astype(np.uint8)

@@ -3,22 +3,28 @@
 import json
 import shutil
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
+from keras import ops
+from skimage.data import astronaut
 
 from fsgan import ConvertSettings, convert_video
 from fsgan.data.sample import make_sample_clips
-from fsgan.evaluation.evaluate import evaluate
-from fsgan.evaluation.measure import cut_out_frames, in_step
-from fsgan.evaluation.record import worst_stretches
+from fsgan.evaluation.evaluate import (
+    _expression_68,
+    _read_conversion,
+    evaluate,
+    rebuild,
+)
+from fsgan.evaluation.measure import Comparison
+from fsgan.evaluation.metrics import expression_distance, psnr, ssim
 from fsgan.evaluation.report import write_report
+from fsgan.evaluation.results import worst_stretches
 from fsgan.faces.detector import FaceDetector
 from fsgan.faces.geometry import align, crop_matrix
-from fsgan.faces.tracks import follow_faces
 from fsgan.media.images import write_image
-from fsgan.media.reader import Frame, read_frames
+from fsgan.media.reader import read_frames
 from fsgan.media.writer import VideoWriter
 from fsgan.models.checkpoint import save_checkpoint
 from fsgan.models.networks import ModelConfig
@@ -127,30 +133,25 @@ def right(clips, footage, faces, tmp_path_factory):
 def test_a_copy_of_the_source_is_perfect_but_for_the_person(clips, faces, tmp_path):
     copy = shutil.copyfile(clips[0], tmp_path / "copy.mp4")
     found = evaluate(clips[0], copy, *faces, tmp_path / "report")
-    assert found.time.jitter == 1
-    assert found.time.flicker == 1
-    assert found.time.missed == 0
-    assert found.untouched.outside_psnr == 100
-    assert found.untouched.frames == (FRAMES, FRAMES)
-    assert found.untouched.seconds == pytest.approx((0.48, 0.48), abs=0.05)
-    assert found.untouched.audio_offset == 0
-    assert np.allclose(found.expression.values, 0, atol=1e-9)
-    assert set(found.seam.values) == {1}
-    assert {angle: spread.high for angle, spread in found.pose.items()} == {
-        "roll": 0,
-        "yaw": 0,
-        "pitch": 0,
-    }
-    assert len(found.frames) == len(found.expression.values) == FRAMES
+    figures = found.figures
+    expected = {"jitter": 1, "flicker": 1, "missed": 0, "background": 100}
+    expected |= {"frames": FRAMES, "source_frames": FRAMES, "sound_delay": 0}
+    expected |= {"nearest_source": 1}
+    assert {name: figures[name] for name in expected} == pytest.approx(expected)
+    assert (figures["seconds"], figures["source_seconds"]) == pytest.approx(
+        (0.48, 0.48), abs=0.05
+    )
+    assert figures["moved"] == pytest.approx(0, abs=0.05)
+    for name in ("expression", "roll", "yaw", "pitch"):
+        assert figures[name].high == pytest.approx(0, abs=1e-6)
+    assert figures["seam"].values == pytest.approx([1] * FRAMES)
     assert [frame.index for frame in found.frames] == list(range(FRAMES))
     assert {frame.outside for frame in found.frames} == {0}
-    assert found.identity.retrieved_source == 1
-    assert found.identity.moved == pytest.approx(0, abs=0.05)
-    assert found.reconstruction == {}
-    assert [Path(found.source).name, Path(found.swapped).name] == ["a.mp4", "copy.mp4"]
+    assert "psnr_a" not in figures
     read = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert read["time"] == {"jitter": 1, "flicker": 1, "missed": 0}
+    assert read["figures"]["jitter"] == pytest.approx(1)
     assert any("No model is given" in note for note in read["notes"])
+    assert any("There is no copy.mp4.synthetic.json" in note for note in read["notes"])
 
 
 def test_the_right_person_wins_and_a_wrong_decoder_loses(
@@ -158,34 +159,64 @@ def test_the_right_person_wins_and_a_wrong_decoder_loses(
 ):
     video = write(tmp_path / "wrong.mkv", with_faces_of(footage, lender=0))
     wrong = evaluate(clips[0], video, *faces, tmp_path, distractors=faces[0])
-    assert right.identity.retrieved_target == 1
-    assert wrong.identity.retrieved_target == 0
+    ours, theirs = right.figures, wrong.figures
+    assert ours["nearest_target"] > 0.9 > 0.1 > theirs["nearest_target"]
     # Two folders of the same faces: a tie goes to the distractors.
-    assert wrong.identity.retrieved_distractors == 1
-    assert right.identity.moved > 0.5 > 0.2 > wrong.identity.moved
+    assert theirs["nearest_other"] > 0.9
+    assert ours["moved"] > 0.5 > 0.2 > theirs["moved"]
     assert right.frames[0].to_target > wrong.frames[0].to_target
     assert wrong.frames[0].to_source > right.frames[0].to_source
-    fake, real = right.heat_maps["fake"], right.heat_maps["target"]
+    fake, real = right.similarities["swapped"], right.similarities["target"]
     assert (len(fake), len(fake[0]), len(real)) == (FRAMES, 5, 5)
     for name in ("target", "source"):
-        itself = np.diag(right.heat_maps[name])
+        itself = np.diag(right.similarities[name])
         assert itself == pytest.approx(np.ones(5), abs=1e-3)
 
 
-def test_from_b_to_a_the_persons_are_exchanged(clips, faces, tmp_path):
+def test_a_pasted_face_leaves_all_else_as_it_is(right):
+    figures = right.figures
+    assert figures["background"] == pytest.approx(100)
+    assert figures["sound_delay"] is None
+    assert figures["missed"] == pytest.approx(0)
+    assert figures["expression"].mean > 0
+    pose = max(figures[angle].values[0] for angle in ("roll", "yaw", "pitch"))
+    assert right.frames[0].pose == pytest.approx(pose)
+
+
+def test_without_dlib_the_report_says_how_to_get_it(
+    clips, faces, tmp_path, monkeypatch
+):
+    def missing(*_):
+        raise FileNotFoundError("dlib is not installed")
+
+    monkeypatch.setattr("fsgan.evaluation.evaluate.embed", missing)
     copy = shutil.copyfile(clips[0], tmp_path / "copy.mp4")
     found = evaluate(clips[0], copy, *faces, tmp_path, direction="BtoA")
-    assert found.identity.retrieved_target == 1
-    assert found.heat_maps["target"] != found.heat_maps["source"]
+    assert "moved" not in found.figures
+    assert found.similarities == {}
+    assert {frame.to_target for frame in found.frames} == {None}
+    [note] = [note for note in found.notes if "Whose face it is" in note]
+    assert "pip install 'fsgan[identity]'" in note
+    assert found.direction == "BtoA"
 
 
-def test_a_pasted_face_leaves_all_else_as_it_is(right):
-    assert right.untouched.outside_psnr == 100
-    assert right.untouched.audio_offset is None
-    assert right.time.missed == 0
-    assert right.expression.mean > 0
-    assert all(abs(frame.pose) < 45 for frame in right.frames)
-    assert right.frames[0].pose == max(x.values[0] for x in right.pose.values())
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "is damaged"),
+        ("[]", "is damaged"),
+        ('{"settings": 3}', "is damaged"),
+        ('{"settings": {"crf": 99}}', "crf must be in 0..51, got 99"),
+        ('{"settings": {"min_face": 20, "old": 1}}', "settings old are unknown here"),
+    ],
+)
+def test_a_damaged_or_older_sidecar_is_named(tmp_path, text, said):
+    """Once it was reported as absent."""
+    swapped = tmp_path / "swap.mp4"
+    (tmp_path / "swap.mp4.synthetic.json").write_text(text)
+    settings, [note] = _read_conversion(swapped, "AtoB")
+    assert note.startswith("swap.mp4.synthetic.json") and said in note
+    assert settings.min_face == (20 if "old" in text else ConvertSettings().min_face)
 
 
 def test_faces_missed_and_pixels_changed_outside(
@@ -198,14 +229,14 @@ def test_faces_missed_and_pixels_changed_outside(
     frames[7][2, 3] ^= 8
     video = write(tmp_path / "damaged.mkv", frames)
     found = evaluate(clips[0], video, *faces, tmp_path)
-    assert found.time.missed == pytest.approx(3 / FRAMES)
+    assert found.figures["missed"] == pytest.approx(3 / FRAMES)
     missed = [frame for frame in found.frames if not frame.found]
     assert [frame.index for frame in missed] == [3, 4, 9]
     assert {frame.expression for frame in missed} == {None}
     assert {frame.to_target for frame in missed} == {None}
     assert [x.outside for x in found.frames if x.index in (6, 7, 8)] == [0, 8, 0]
     assert found.worst == (3,)  # the others are less than half a second away
-    assert worst_stretches(found, 0.05) == [(0.07, 0.17)]
+    np.testing.assert_allclose(worst_stretches(found, 0.05), [(0.07, 0.17)])
     told, worst, shown, folder = reports[-1]
     assert (told, folder) == (found, tmp_path)
     assert [index for index, *_ in worst] == [3]
@@ -213,7 +244,7 @@ def test_faces_missed_and_pixels_changed_outside(
     assert {name: len(of_person) for name, of_person in shown.items()} == {
         "target": 5,
         "source": 5,
-        "fake": 8,
+        "swapped": 8,
     }
 
 
@@ -223,8 +254,8 @@ def test_frames_that_are_lacking_are_counted_and_the_rest_compared(
     frames = [frame for frame, _ in footage[0]]
     video = write(tmp_path / "short.mkv", frames[:10])
     found = evaluate(clips[0], video, *faces, tmp_path)
-    assert found.untouched.frames == (12, 10)
-    assert found.untouched.outside_psnr == 100
+    assert (found.figures["source_frames"], found.figures["frames"]) == (12, 10)
+    assert found.figures["background"] == pytest.approx(100)
     assert len(found.frames) == 10
     assert any("12 frames, the swapped video 10" in note for note in found.notes)
 
@@ -235,12 +266,11 @@ def test_a_part_is_laid_over_its_place_in_the_source(clips, footage, faces, tmp_
     found = evaluate(
         clips[0], tmp_path / "part.mkv", *faces, tmp_path, start=0.2, end=0.48
     )
-    assert found.untouched.outside_psnr == 100
-    assert found.untouched.frames == (7, 7)
-    assert found.untouched.seconds[0] == pytest.approx(0.28)
-    assert found.untouched.audio_offset == pytest.approx(0, abs=0.002)
+    expected = {"background": 100, "frames": 7, "source_frames": 7, "jitter": 1}
+    assert {k: found.figures[k] for k in expected} == pytest.approx(expected)
+    assert found.figures["source_seconds"] == pytest.approx(0.28)
+    assert found.figures["sound_delay"] == pytest.approx(0, abs=0.002)
     assert [frame.index for frame in found.frames] == list(range(5, 12))
-    assert found.time.jitter == 1
 
 
 def test_a_real_conversion_with_its_model(
@@ -260,13 +290,13 @@ def test_a_real_conversion_with_its_model(
     found = evaluate(clips[0], video, *faces, tmp_path / "report", model=model_dir)
     assert (tmp_path / "swap.tracks.json").read_text() == record
     # Masks made again with the settings of the conversion, to the pixel.
-    assert found.untouched.outside_psnr == 100
+    assert found.figures["background"] == pytest.approx(100)
     assert {frame.outside for frame in found.frames} == {0}
-    assert found.time.flicker < 1  # plain gray, in part, does not flicker
+    assert found.figures["flicker"] < 1  # plain gray, in part, does not flicker
     assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
     # A tenth of 20 faces is held out; B's decoder paints them gray.
-    assert [len(found.reconstruction[side].psnr.values) for side in "ab"] == [2, 2]
-    assert found.reconstruction["b"].psnr.mean < 25
+    assert [len(found.figures[f"psnr_{side}"].values) for side in "ab"] == [2, 2]
+    assert found.figures["psnr_b"].mean < 25
     assert any("2 faces of A and 2 faces of B" in note for note in found.notes)
     with pytest.raises(ValueError, match="was swapped AtoB: say direction='AtoB'"):
         evaluate(clips[0], video, *faces, tmp_path, direction="BtoA")
@@ -300,36 +330,80 @@ def test_what_cannot_be_compared_is_refused(clips, footage, faces, tmp_path):
     assert not list(out.glob("report.*"))
 
 
-def frame_at(index: int, time: float) -> Frame:
-    return Frame(index, Fraction(time).limit_denominator(1000), np.empty(0))
+class FakeDetector:
+    """Finds 68 points, those of the mouth further down in a brighter crop."""
+
+    def detect(self, crops):
+        points = np.random.default_rng(0).uniform(0, 100, (68, 2))
+        mouth = (np.arange(68) >= 48)[:, None] * [0, 1]
+        return [points + crop[0, 0, 0] * mouth for crop in crops]
 
 
-@pytest.mark.parametrize(
-    ("times", "pairs"),
-    [
-        ([0, 0.04, 0.08], [(0, 0), (1, 1), (2, 2)]),
-        ([0.001, 0.041, 0.079], [(0, 0), (1, 1), (2, 2)]),
-        ([0, 0.08], [(0, 0), (1, None), (2, 1)]),
-        ([0.04, 0.06, 0.08], [(0, None), (1, 0), (None, 1), (2, 2)]),
-        ([0, 0.04, 0.08, 0.12], [(0, 0), (1, 1), (2, 2), (None, 3)]),
-        ([], [(0, None), (1, None), (2, None)]),
-    ],
-)
-def test_frames_are_paired_by_their_times(times, pairs):
-    source = [frame_at(index, 1 + index / 25) for index in range(3)]
-    swapped = [frame_at(index, time) for index, time in enumerate(times)]
-    found = in_step(iter(source), iter(swapped), Fraction(1), Fraction(1, 100))
-    assert [(a and a.index, b and b.index) for a, b in found] == pairs
+def with_crops(*pairs):
+    comparison = Comparison(None, [])
+    comparison.crops = [(index, *pair) for index, pair in enumerate(pairs)]
+    return comparison
 
 
-def test_the_worst_frames_are_cut_out_of_both_videos(clips, footage, tmp_path):
-    copy = write(tmp_path / "copy.mkv", [255 - frame for frame, _ in footage[0]])
-    followed = follow_faces(clips[0], tmp_path / "copy")
-    found = cut_out_frames((clips[0], copy), (0.0, None), followed, None, (9, 2))
-    assert [index for index, *_ in found] == [9, 2]
-    for index, before, after in found:
-        np.testing.assert_array_equal(before, 255 - after)
-        left, top, right, bottom = followed.faces(index)[0].box
-        assert before.shape[0] > bottom - top
-        assert min(before.shape[:2]) > 1.4 * (right - left)
-    assert cut_out_frames((clips[0], copy), (0.0, None), followed, None, ()) == []
+def test_68_landmarks_of_up_to_16_faces(monkeypatch):
+    monkeypatch.setattr("fsgan.evaluation.evaluate.LandmarkDetector", FakeDetector)
+    dark, light = (np.full((8, 8, 3), level, np.uint8) for level in (0, 3))
+    summary, note = _expression_68(with_crops(*[(dark, dark)] * 20))
+    assert summary.values == pytest.approx([0] * 16, abs=1e-9)
+    assert note == "68 landmarks are measured on 16 faces."
+    summary, _ = _expression_68(with_crops((dark, light)))
+    [points], [moved] = (FakeDetector().detect([crop]) for crop in (dark, light))
+    by_hand = expression_distance(points[None], moved[None])
+    assert summary.values == pytest.approx(by_hand)
+    assert summary.mean > 0.01
+    assert _expression_68(with_crops())[0] is None
+
+
+def test_without_68_landmarks_the_note_says_why(monkeypatch):
+    def missing():
+        raise FileNotFoundError("the package face-alignment is not installed")
+
+    monkeypatch.setattr("fsgan.evaluation.evaluate.LandmarkDetector", missing)
+    assert _expression_68(with_crops()) == (
+        None,
+        "Expression is measured by five landmarks only: the package face-alignment is "
+        "not installed.",
+    )
+
+
+def test_held_out_faces_are_rebuilt_by_their_own_decoders(tmp_path, monkeypatch):
+    """A's decoder paints black, B's white; VGGFace sees the brightness alone."""
+    gan = FaceSwapGAN(ModelConfig(64, "lite", attention=False, coverage=0.5))
+    for side, level in (("a", -20), ("b", 20)):
+        weights = [np.zeros((5, 5, 32, 3)), np.full(3, level)]
+        gan.networks[f"decoder_{side}"].get_layer("rgb").set_weights(weights)
+    face = astronaut()[40:168, 160:288]
+    for index in range(20):
+        write_image(tmp_path / "faces" / f"{index}.png", face)
+    folders = dict.fromkeys("ab", tmp_path / "faces")
+
+    def rebuilt(iteration, **training):
+        settings = {"model": gan.config, "iteration": iteration, "training": training}
+        checkpoint = save_checkpoint(tmp_path, gan.networks, {}, settings)
+        return rebuild(checkpoint, folders)
+
+    figures, note = rebuilt(1, validation=0)
+    assert figures == {} and "0 faces of A and 0 faces of B" in note
+    monkeypatch.setattr("fsgan.evaluation.evaluate.find_weights", lambda _: "here")
+    monkeypatch.setattr(
+        "fsgan.evaluation.evaluate.load_vggface",
+        lambda: lambda x: [ops.concatenate([x, ops.ones_like(x)], axis=-1)],
+    )
+    # VGGFace never judges where training looked through it.
+    figures, note = rebuilt(2, validation=0.1, perceptual="auto")
+    assert "training looked through them" in note and "features_a" not in figures
+    figures, note = rebuilt(3, validation=0.1, perceptual="off")
+    assert "2 faces of A and 2 faces of B" in note
+    # At a coverage of a half the network sees the middle 64 pixels as they are.
+    real = face[32:96, 32:96].copy()
+    for side, level in zip("ab", (0, 255), strict=True):
+        plain = np.full_like(real, level)
+        psnrs, ssims = figures[f"psnr_{side}"].values, figures[f"ssim_{side}"].values
+        assert psnrs == pytest.approx([psnr(real, plain)] * 2)
+        assert ssims == pytest.approx([ssim(real, plain)] * 2)
+        assert len(figures[f"features_{side}"].values) == 2

@@ -1,0 +1,216 @@
+"""A video and its swap measured frame by frame."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from skimage.data import astronaut
+
+from fsgan.evaluation.measure import (
+    Comparison,
+    SwappedVideo,
+    cut_out_faces,
+    in_step,
+    measure_sound_delay,
+)
+from fsgan.faces.detector import FaceDetector
+from fsgan.faces.geometry import Face, crop_matrix, invert, transform_points
+from fsgan.media.reader import Frame
+from fsgan.media.writer import VideoWriter
+
+RATE = 44_100
+PORTRAIT = astronaut()[:240, 100:340].copy()
+MIRRORED = np.hstack([PORTRAIT, PORTRAIT[:, ::-1]])
+
+
+def shown(index: int, image: np.ndarray, damaged: bool = False) -> Frame:
+    return Frame(index, Fraction(index, 25), image, damaged)
+
+
+def found(image: np.ndarray, *runs: int) -> list[Face]:
+    """The faces of a picture from left to right, with the numbers of their runs."""
+    faces = sorted(FaceDetector(40).detect(image), key=lambda face: face.box[0])
+    return [
+        Face(face.box, face.landmarks, face.confidence, run=run)
+        for face, run in zip(faces, runs, strict=True)
+    ]
+
+
+def test_of_two_faces_the_mean_and_the_missed_one_count():
+    comparison = Comparison(None, chosen=[0, 1])
+    faces = found(MIRRORED, 0, 1)
+    comparison.add(shown(0, MIRRORED), MIRRORED, faces)
+    covered = MIRRORED.copy()
+    covered[:, 240:] = 128
+    comparison.add(shown(1, MIRRORED), covered, faces)
+    assert [frame.found for frame in comparison.frames] == [True, False]
+    assert comparison.frames[0].expression == pytest.approx(0, abs=1e-9)
+    assert comparison.missed == pytest.approx(1 / 4)
+    assert [index for index, *_ in comparison.crops] == [0, 0, 1]
+    assert len(comparison.expression) == 3
+
+
+def test_crops_are_cut_out_of_chosen_frames_by_their_own_landmarks():
+    comparison, faces = Comparison(None, chosen=[4]), found(PORTRAIT, 0)
+    for index, shift in ((3, 0), (4, 6)):
+        after = np.roll(PORTRAIT, shift, axis=1)
+        comparison.add(shown(index, PORTRAIT), after, faces)
+    [(index, old, new)] = comparison.crops
+    assert index == 4
+    assert old.shape == new.shape == (256, 256, 3)
+    # The face moved, its crop did not.
+    difference = np.abs(old.astype(int) - new)[60:200, 60:200]
+    assert difference.mean() < 4
+
+
+def test_a_damaged_frame_has_no_face_and_must_stay_as_it_is():
+    comparison = Comparison(None, chosen=[])
+    changed = PORTRAIT.copy()
+    changed[120, 120] ^= 16
+    comparison.add(shown(0, PORTRAIT, damaged=True), changed, found(PORTRAIT, 0))
+    assert comparison.frames == []
+    assert comparison.background.psnr < 100
+
+
+def test_jitter_does_not_reach_over_gaps_and_other_faces():
+    """Runs that jump against each other, each of them still; a gap in one of them."""
+    comparison, jump = Comparison(None, []), np.roll(PORTRAIT, 9, axis=1)
+    places = {index: (PORTRAIT, 0) for index in (0, 1, 2)}
+    places |= {index: (jump, 1) for index in (3, 4, 5)}
+    places |= {index: (PORTRAIT, 1) for index in (8, 9)}
+    for index, (image, run) in places.items():
+        comparison.add(shown(index, image), image, found(image, run))
+    assert comparison.jitter == pytest.approx(1)  # nothing moves, in both
+    # The swap alone jumps, where no three frames of one face touch it.
+    moving = Comparison(None, [])
+    for index, (image, run) in places.items():
+        after = np.roll(image, 5 if index in (3, 4, 5) else 0, axis=1)
+        moving.add(shown(index, image), after, found(image, run))
+    assert moving.jitter == pytest.approx(1)
+    # Where they do, it shows.
+    after = np.roll(PORTRAIT, 5, axis=1)
+    moving.add(shown(10, PORTRAIT), after, found(PORTRAIT, 1))
+    assert moving.jitter > 1
+
+
+def test_a_change_of_faces_is_no_flicker():
+    comparison = Comparison(None, [])
+    for index, run in enumerate((0, 0, 1, 1)):
+        light = PORTRAIT // 2 + 60 * run
+        comparison.add(shown(index, light), light + 30 * run, found(light, run))
+    assert comparison.flicker.value == pytest.approx(1)
+
+
+def test_two_frames_are_too_few_for_jitter():
+    comparison = Comparison(None, [])
+    for index in range(2):
+        comparison.add(shown(index, PORTRAIT), PORTRAIT, found(PORTRAIT, 0))
+    assert comparison.jitter is None
+
+
+def test_an_estimated_mask_is_the_square_of_the_face():
+    """What changes in the middle is a seam of nobody; the corners are outside."""
+    comparison, [face] = Comparison(None, []), found(PORTRAIT, 0)
+    after = PORTRAIT.copy()
+    nose = face.landmarks[2].astype(int)
+    after[nose[1] - 5 : nose[1] + 5, nose[0] - 5 : nose[0] + 5] = 0
+    comparison.add(shown(0, PORTRAIT), after, [face])
+    after[0, 0] ^= 4
+    comparison.add(shown(1, PORTRAIT), after, [face])
+    assert [frame.outside for frame in comparison.frames] == [0, 4]
+    assert [frame.seam for frame in comparison.frames] == pytest.approx([1, 1])
+    assert comparison.frames[1].seconds == pytest.approx(0.04)
+    # Of 64 pixels a side, the border fades over 10.
+    to_frame = invert(crop_matrix(face.landmarks, 64, 0.8))
+    [(x, y)] = transform_points([[5, 32]], to_frame).astype(int)
+    after[y : y + 2, x : x + 2] = 0
+    comparison.add(shown(2, PORTRAIT), after, [face])
+    assert comparison.frames[2].seam > 1
+    assert comparison.frames[2].outside == 4
+
+
+def frame_at(index: int, time: float) -> Frame:
+    return Frame(index, Fraction(time).limit_denominator(1000), np.empty(0))
+
+
+@pytest.mark.parametrize(
+    ("times", "pairs"),
+    [
+        ([0, 0.04, 0.08], [(0, 0), (1, 1), (2, 2)]),
+        ([0.001, 0.041, 0.079], [(0, 0), (1, 1), (2, 2)]),
+        ([0, 0.08], [(0, 0), (1, None), (2, 1)]),
+        ([0.04, 0.06, 0.08], [(0, None), (1, 0), (None, 1), (2, 2)]),
+        ([0, 0.04, 0.08, 0.12], [(0, 0), (1, 1), (2, 2), (None, 3)]),
+        ([], [(0, None), (1, None), (2, None)]),
+    ],
+)
+def test_frames_are_paired_by_their_times(times, pairs):
+    source = [frame_at(index, 1 + index / 25) for index in range(3)]
+    swapped = [frame_at(index, time) for index, time in enumerate(times)]
+    found = in_step(iter(source), iter(swapped), Fraction(1), Fraction(1, 100))
+    assert [(a and a.index, b and b.index) for a, b in found] == pairs
+
+
+class OneTrack:
+    """The tracks of a video in which one face stands still."""
+
+    def __init__(self, face):
+        self.face = face
+
+    def faces(self, index, only):
+        return [self.face]
+
+
+def write_video(path, frames):
+    height, width = frames[0].shape[:2]
+    with VideoWriter(path, width, height, Fraction(25), lossless=True) as writer:
+        for frame in frames:
+            writer.write(frame)
+    return path
+
+
+def test_the_worst_frames_are_cut_out_of_both_videos(tmp_path):
+    [face] = found(PORTRAIT, 0)
+    frames = [np.roll(PORTRAIT, shift, axis=0) for shift in range(4)]
+    source = write_video(tmp_path / "source.mkv", frames)
+    swapped = write_video(tmp_path / "swapped.mkv", [255 - frame for frame in frames])
+    video = SwappedVideo(source, swapped, OneTrack(face))
+    pictures = cut_out_faces(video, (3, 1))
+    assert [index for index, *_ in pictures] == [3, 1]
+    for _, before, after in pictures:
+        np.testing.assert_array_equal(before, 255 - after)
+        left, top, right, bottom = face.box
+        assert before.shape[0] > bottom - top
+        assert min(before.shape[:2]) > 1.4 * (right - left)
+    assert cut_out_faces(video, ()) == []
+
+
+def write_sound(path, samples: np.ndarray, rate: int = RATE):
+    """Writes a sound track without loss."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=rate)
+        stream.layout = "mono"
+        whole = np.int16(np.clip(samples, -1, 1) * 32767)[None]
+        frame = av.AudioFrame.from_ndarray(whole, "s16", "mono")
+        frame.sample_rate = rate
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_sound_is_compared_from_the_start_of_the_part(tmp_path):
+    noise = np.random.default_rng(0).normal(0, 0.3, 2 * RATE)
+    noise = np.convolve(noise, np.ones(20) / 20, "same")
+    source = write_sound(tmp_path / "source.wav", noise)
+    part = noise[round(0.5 * RATE) : round(1.25 * RATE)]
+    late = write_sound(tmp_path / "late.wav", np.concatenate([np.zeros(441), part]))
+    slow = write_sound(tmp_path / "slow.wav", noise[::2], RATE // 2)
+    silent = write_video(tmp_path / "silent.mkv", [PORTRAIT] * 2)
+    video = SwappedVideo(source, late, None, start=0.5, end=1.25)
+    assert measure_sound_delay(video) == pytest.approx(0.01, abs=5e-4)
+    whole = measure_sound_delay(SwappedVideo(source, slow, None))
+    assert whole == pytest.approx(0, abs=1e-3)
+    assert measure_sound_delay(SwappedVideo(source, silent, None)) is None
+    with pytest.raises(FileNotFoundError, match="missing"):
+        measure_sound_delay(SwappedVideo(source, tmp_path / "missing.wav", None))

@@ -1,0 +1,236 @@
+"""The page of an evaluation of which everything is known, read back."""
+
+import ast
+import base64
+import html
+import re
+from dataclasses import replace
+from io import BytesIO
+
+import numpy as np
+import pytest
+from matplotlib import pyplot
+from PIL import Image
+from test_results import EMPTY, FIGURES, FRAMES, FULL
+
+from fsgan.evaluation.report import (
+    draw_frames,
+    draw_identity,
+    draw_reconstruction,
+    write_report,
+)
+from fsgan.evaluation.results import NOT_MEASURED, worst_stretches
+from fsgan.media.images import read_image
+from fsgan.media.provenance import read_marks
+
+COLORS = {80: (200, 0, 0), 20: (0, 200, 0), 25: (0, 0, 200)}
+
+
+def plain(color):
+    return np.full((32, 32, 3), color, np.uint8)
+
+
+WORST = [(i, plain(color), plain(255)) for i, color in COLORS.items()]
+FACES = {name: [plain(90)] * 2 for name in ("target", "source", "swapped")}
+
+
+def written(folder, evaluation=FULL, worst=WORST):
+    return write_report(evaluation, worst, FACES, folder).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The page of all figures, and its folder."""
+    folder = tmp_path_factory.mktemp("report")
+    return written(folder), folder
+
+
+@pytest.fixture(scope="module")
+def unlike(tmp_path_factory):
+    """A page with other names and worst frames, where frames are bad for reasons."""
+    frames = list(FRAMES)
+    frames[20] = replace(frames[20], seam=3.5, to_target=0.1)
+    frames[25] = replace(frames[25], found=False)
+    changed = replace(
+        FULL,
+        source=EVIL,
+        swapped=EVIL,
+        direction="BtoA",
+        notes=(EVIL,),
+        environment={EVIL: EVIL},
+        frames=tuple(frames),
+    )
+    return written(tmp_path_factory.mktemp("unlike"), changed), changed
+
+
+EVIL = "<b>\"&'{{ title }}.mp4"
+
+
+def test_every_figure_is_on_the_page_with_what_it_means(page):
+    text, _ = page
+    for row in FULL.assessments:
+        cells = (row.value, row.percentiles, row.ideal)
+        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+        assert f"<tr><th>{row.measure}</th>{cells}" in text
+        assert f'<td class="{row.rating}">{row.rating}</td>' in text
+    assert text.count("6 dB more is half the error") == 2
+
+
+def test_what_is_not_measured_says_what_it_needs(tmp_path):
+    text = written(tmp_path, EMPTY, [])
+    missing = [row for row in EMPTY.assessments if row.value == NOT_MEASURED]
+    assert text.count(f"<td>{NOT_MEASURED}</td>") == len(missing)
+    needs = re.findall(f'"not-measured">{NOT_MEASURED}</td>\n<td>(.+?)</td>', text)
+    assert len(needs) == len(missing)
+    assert "pip install &#39;fsgan[identity]&#39;" in needs[0]
+    assert not (tmp_path / "worst.jpg").exists()
+
+
+def test_the_page_needs_no_other_file(page):
+    text, _ = page
+    sources = re.findall(r'(?:src|href|srcset|poster)\s*=\s*"([^"]*)"', text)
+    assert len(sources) == 3 + 2 * len(WORST)
+    assert all(source.startswith("data:image/") for source in sources)
+    for source in sources:
+        content = base64.b64decode(source.partition("base64,")[2], validate=True)
+        Image.open(BytesIO(content)).verify()
+    rest = re.sub(r'src="[^"]*"', "", text)
+    for word in ("http:", "https:", "//", "url(", "@import", "<script", "<link"):
+        assert word not in rest
+
+
+def test_the_page_names_what_was_evaluated(page):
+    text, _ = page
+    assert "<title>Evaluation of swap.mp4</title>" in text
+    assert "Faces of A (the source) in a.mp4 were replaced by B&#39;s" in text
+    for part in (FULL.notes[0], "cores", "9.8.7"):
+        assert part in text
+
+
+def test_names_are_escaped(unlike):
+    text, changed = unlike
+    assert "<b>&#34;" not in text and '<b>"' not in text
+    escaped = (
+        str(html.escape(EVIL)).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
+    )
+    # Title twice; source; note; environment twice. The calls quote them, too.
+    assert text.count(escaped) == 2 + 1 + 1 + 2
+    assert "Faces of B (the source)" in text
+    assert_calls(text, changed)
+
+
+def test_worst_frames_are_in_the_order_given(page):
+    text, folder = page
+    told = re.findall(r"<b>Frame (\d+)</b>, ([\d.]+) s", text)
+    assert told == [("80", "3.20"), ("20", "0.80"), ("25", "1.00")]
+    pictures = re.findall(r'"data:image/jpeg;base64,([^"]*)" alt="(\w+)"', text)
+    assert [alt for _, alt in pictures] == ["source", "swapped"] * 3
+    for (content, _), color in zip(pictures[::2], COLORS.values(), strict=True):
+        face = Image.open(BytesIO(base64.b64decode(content))).convert("RGB")
+        assert np.abs(np.array(face).mean(axis=(0, 1)) - color).max() < 10
+    sheet = read_image(folder / "worst.jpg")
+    assert sheet.shape == (2 * (192 + 16), 4 * 192, 3)
+    places = [(96, 96), (96, 480), (304, 96)]
+    for place, color in zip(places, COLORS.values(), strict=True):
+        assert np.abs(sheet[place] - np.array(color, float)).max() < 10
+
+
+def test_a_reason_is_what_a_frame_is_worse_in_than_others(unlike):
+    text, _ = unlike
+    assert "3.20 s: expression 0.800 (worse than 80% of frames)<" in text
+    assert (
+        "0.80 s: seam 3.50 (worse than 99% of frames); likeness to the target 0.100 "
+        "(worse than 99% of frames)<"
+    ) in text
+    assert "1.00 s: no face is found in the swap<" in text
+
+
+def assert_calls(page, evaluation):
+    [code] = re.findall("<pre>(.*?)</pre>", page, re.DOTALL)
+    tree = ast.parse(html.unescape(code))
+    calls = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+    ]
+    assert {ast.unparse(call.func) for call in calls} == {"fsgan.convert_video"}
+    for call, stretch in zip(calls, worst_stretches(evaluation), strict=True):
+        times = {key.arg: ast.literal_eval(key.value) for key in call.keywords}
+        assert (times["start"], times["end"]) == pytest.approx(stretch, abs=1e-3)
+        assert ast.literal_eval(call.args[0]) == evaluation.source
+    outputs = {ast.literal_eval(call.args[1]) for call in calls}
+    assert len(outputs - {evaluation.source, evaluation.swapped}) == len(calls) > 0
+
+
+def test_the_page_gives_the_calls_that_convert_the_worst_again(page):
+    text, _ = page
+    stretches = np.array(worst_stretches(FULL))
+    np.testing.assert_allclose(stretches, [(2.7, 3.7), (0.3, 1.5)])
+    assert_calls(text, FULL)
+
+
+# The pictures
+
+
+def test_pictures_lie_beside_and_swapped_faces_are_marked(page):
+    _, folder = page
+    names = {path.name for path in folder.iterdir()}
+    pictures = {"identity.png", "over_time.png", "reconstruction.png", "worst.jpg"}
+    assert names == pictures | {"report.html"}
+    marked = {name for name in pictures if read_marks(folder / name)}
+    assert marked == {"identity.png", "worst.jpg"}
+
+
+def test_heat_maps_share_one_scale_of_colour():
+    figure = draw_identity(FULL, FACES)
+    maps = [axis.images[0] for axis in figure.axes[:3]]
+    for image, values in zip(maps, FULL.similarities.values(), strict=True):
+        np.testing.assert_array_equal(image.get_array(), values)
+        assert image.get_clim() == pytest.approx((0.3, 1.0))
+    strips = [strip for axis in figure.axes[:3] for strip in axis.child_axes]
+    assert [len(strip.images) for strip in strips] == [2] * 6
+
+
+def test_curves_break_where_no_face_was():
+    frames = FRAMES[:40] + FRAMES[60:]
+    axis = draw_frames(replace(FULL, frames=frames)).axes[1]
+    seconds, values = axis.get_lines()[0].get_data()
+    assert len(seconds) == 81
+    assert np.flatnonzero(np.isnan(seconds)).tolist() == [40]
+    kept = ~np.isnan(values)
+    np.testing.assert_allclose(values[kept], [frame.expression for frame in frames])
+
+
+def test_everything_measured_of_frames_is_drawn():
+    axes = draw_frames(FULL).axes
+    drawn = [len(axis.get_lines()[0].get_xdata()) for axis in axes]
+    assert drawn == [100] * 5
+    dotted = [line for line in axes[1].get_lines() if line.get_linestyle() == ":"]
+    times = [line.get_xdata()[0] for line in dotted]
+    assert times == pytest.approx([0.8, 1.0, 3.2])
+
+
+def test_figures_of_nothing_say_so_and_none_is_left_open():
+    for figure in (
+        draw_identity(EMPTY, {}),
+        draw_frames(EMPTY),
+        draw_reconstruction(EMPTY),
+    ):
+        told = [text.get_text() for axis in figure.axes for text in axis.texts]
+        assert NOT_MEASURED in told
+    assert pyplot.get_fignums() == []
+
+
+def test_held_out_faces_of_both_are_counted():
+    axes = draw_reconstruction(FULL).axes
+    for axis in axes:
+        assert round(sum(bar.get_height() for bar in axis.patches)) == 2 * 21
+    without = {k: v for k, v in FIGURES.items() if not k.startswith("features")}
+    axes = draw_reconstruction(replace(FULL, figures=without)).axes
+    assert [text.get_text() for text in axes[2].texts] == [NOT_MEASURED]
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="choose another output folder"):
+        written(tmp_path / "file" / "report")
