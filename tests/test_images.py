@@ -69,10 +69,9 @@ def test_16_bit_gray_uses_its_full_range(tmp_path):
     np.testing.assert_array_equal(read[0], [[v] * 3 for v in (0, 1, 128, 255)])
 
 
-@pytest.mark.parametrize("maximum", [65535, 1023])
-def test_a_16_bit_pgm_is_scaled_by_its_own_maximum(tmp_path, maximum):
-    values = np.array([0, maximum // 3, maximum], ">u2")
-    header = f"P5\n3 1\n{maximum}\n".encode()
+def test_a_16_bit_pgm_is_scaled_by_its_own_maximum(tmp_path):
+    values = np.array([0, 341, 1023], ">u2")
+    header = b"P5\n3 1\n1023\n"
     (tmp_path / "gray.pgm").write_bytes(header + values.tobytes())
     read = images.read_image(tmp_path / "gray.pgm")
     np.testing.assert_array_equal(read[0], [[v] * 3 for v in (0, 85, 255)])
@@ -140,17 +139,6 @@ def test_the_size_is_told_without_decoding(tmp_path, card):
 # --- damaged files ---
 
 
-def test_a_damaged_picture_says_what_is_wrong_and_a_whole_one_nothing(tmp_path, caplog):
-    data = jpeg_bytes()
-    (tmp_path / "whole.jpg").write_bytes(data)
-    (tmp_path / "half.jpg").write_bytes(data[: len(data) // 2])
-    whole, nothing = images.read_damaged_image(tmp_path / "whole.jpg")
-    half, damage = images.read_damaged_image(tmp_path / "half.jpg")
-    assert nothing is None and "truncated" in str(damage)
-    np.testing.assert_array_equal(half[:12], whole[:12])
-    assert not caplog.records
-
-
 def jpeg_bytes():
     buffer = io.BytesIO()
     flat = np.full((64, 64, 3), 200, np.uint8)
@@ -172,6 +160,11 @@ def test_a_truncated_picture_gives_what_decodes_and_one_warning(tmp_path, caplog
     assert half.shape == whole.shape
     np.testing.assert_array_equal(half[:12], whole[:12])
     assert (half[-8:] != whole[-8:]).any()
+    _, nothing = images.read_damaged_image(tmp_path / "whole.jpg")
+    again, damage = images.read_damaged_image(tmp_path / "half.jpg")
+    assert nothing is None and "truncated" in str(damage)
+    np.testing.assert_array_equal(again, half)
+    assert len(caplog.records) == 1
 
 
 def test_the_setting_of_pillow_is_left_as_it_was(tmp_path):

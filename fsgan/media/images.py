@@ -62,13 +62,7 @@ def write_beside(path: str | Path) -> Iterator[Path]:
     """Yield a hidden file beside `path` that takes its name on a clean exit.
 
     Any exception, an interrupt too, removes the hidden file and leaves whatever
-    was at `path` before. A missing folder is created.
-
-    Args:
-        path: file to write.
-
-    Yields:
-        Path of the hidden file, with the suffix of `path`.
+    was at `path` before. A missing folder is created; the suffix is that of `path`.
 
     Raises:
         IsADirectoryError: `path` is a folder.
@@ -124,9 +118,6 @@ def read_image(path: str | Path) -> np.ndarray:
 def read_damaged_image(path: str | Path) -> tuple[np.ndarray, Exception | None]:
     """Read a picture file as `read_image` does, and say whether it is whole.
 
-    Args:
-        path: picture file.
-
     Returns:
         RGB uint8 `(height, width, 3)`, and what was wrong with the file if only a part
         of it decodes (the rest is gray or black), else `None`.
@@ -154,9 +145,6 @@ def read_damaged_image(path: str | Path) -> tuple[np.ndarray, Exception | None]:
 def image_size(path: str | Path) -> tuple[int, int]:
     """Read the size of a picture from the head of its file.
 
-    Args:
-        path: picture file.
-
     Returns:
         (width, height) of the array that `read_image` gives, pixels.
 
@@ -173,9 +161,6 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 def is_animated(path: str | Path) -> bool | None:
     """Tell an animation from a photo, by what the file holds.
-
-    Args:
-        path: file.
 
     Returns:
         True for a GIF, PNG, WebP or AVIF of several pictures, False for any other
