@@ -17,7 +17,7 @@ from fsgan.models.layers import (
 
 @pytest.fixture(scope="module")
 def golden():
-    """Outputs of faceswap-GAN v2.2, every second pixel."""
+    """Made by running v2.2's layers on `MAPS`, every second pixel."""
     with np.load(Path(__file__).parent / "golden" / "layers.npz") as arrays:
         return dict(arrays)
 

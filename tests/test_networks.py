@@ -19,6 +19,7 @@ from fsgan.models.networks import (
     upscale_nearest,
     upscale_shuffle,
 )
+from fsgan.models.precision import computing_in
 from fsgan.training.losses import (
     LossWeights,
     edge_loss,
@@ -35,7 +36,10 @@ BUILDERS = (build_encoder, build_decoder, build_discriminator)
 
 @pytest.fixture(scope="module")
 def golden():
-    """Outputs of faceswap-GAN v2.2: maps every 2nd, images every 8th pixel, BGR."""
+    """Made by running v2.2's blocks, networks and losses on the inputs in the tests.
+
+    Weights as of `recipe_weights`; maps every 2nd, images every 8th pixel, BGR.
+    """
     with np.load(Path(__file__).parent / "golden" / "models.npz") as arrays:
         return dict(arrays)
 
@@ -67,18 +71,10 @@ def build_hollow(builder, config):
 PARAMETERS = [
     # resolution, capacity, norm, attention, encoder, decoder, discriminator
     (64, "standard", "instancenorm", True, 59130506, 6300924, 747845),
-    (128, "standard", "instancenorm", True, 68567692, 6490305, 1878664),
     (256, "standard", "instancenorm", True, 78004878, 6679686, 3009483),
     (64, "lite", "instancenorm", True, 10065994, 415460, 747845),
     (128, "lite", "instancenorm", True, 19045452, 436329, 1878664),
-    (256, "lite", "instancenorm", True, 19635278, 457198, 3009483),
-    (64, "standard", "none", True, 59130498, 6300918, 747841),
-    (128, "standard", "none", True, 68567682, 6490297, 1878658),
-    (256, "standard", "none", True, 78004866, 6679676, 3009475),
-    (64, "lite", "none", True, 10065986, 415454, 747841),
-    (128, "lite", "none", True, 19045442, 436321, 1878658),
     (256, "lite", "none", True, 19635266, 457188, 3009475),
-    (64, "standard", "instancenorm", False, 58719944, 6311946, 665604),
     (64, "lite", "instancenorm", False, 9963112, 418154, 665604),
     (128, "standard", "none", False, 68157120, 6501319, 1714176),
     (64, "standard", "batchnorm", True, 59145858, 6308086, 749377),
@@ -89,35 +85,24 @@ PARAMETERS = [
 
 
 @pytest.mark.parametrize("row", PARAMETERS, ids=str)
-def test_networks_have_the_original_number_of_parameters(row):
-    config = ModelConfig(*row[:4])
-    models = [build_hollow(builder, config) for builder in BUILDERS]
-    assert tuple(model.count_params() for model in models) == row[4:]
-    statistics = tuple(
+def test_networks_have_the_original_s_parameters_and_the_shapes_said(row):
+    resolution, capacity, norm, _, *parameters = row
+    models = [build_hollow(builder, ModelConfig(*row[:4])) for builder in BUILDERS]
+    assert [model.count_params() for model in models] == parameters
+    statistics = [
         sum(np.prod(variable.shape) for variable in model.non_trainable_variables)
         for model in models
-    )
-    assert statistics == ((7680, 3584, 768) if row[2] == "batchnorm" else (0, 0, 0))
-
-
-@pytest.mark.parametrize(
-    ("resolution", "sides"), [(64, []), (128, [64]), (256, [64, 128])]
-)
-@pytest.mark.parametrize(("capacity", "width"), [("standard", 512), ("lite", 256)])
-def test_networks_have_the_shapes_and_names_said(resolution, sides, capacity, width):
-    config = ModelConfig(resolution, capacity)
-    encoder, decoder, discriminator = (build_hollow(b, config) for b in BUILDERS)
-    assert [encoder.name, decoder.name, discriminator.name] == [
-        "encoder",
-        "decoder",
-        "discriminator",
     ]
+    assert statistics == ([7680, 3584, 768] if norm == "batchnorm" else [0, 0, 0])
+
+    encoder, decoder, discriminator = models
     assert encoder.input_shape == (None, resolution, resolution, 3)
+    width = 512 if capacity == "standard" else 256
     assert encoder.output_shape == decoder.input_shape == (None, 8, 8, width)
     assert decoder.output_shape == [
         (None, resolution, resolution, 1),
         (None, resolution, resolution, 3),
-        *[(None, side, side, 3) for side in sides],
+        *[(None, side, side, 3) for side in (64, 128) if side < resolution],
     ]
     assert discriminator.input_shape == (None, resolution, resolution, 6)
     assert discriminator.output_shape == (None, 8, 8, 1)
@@ -248,13 +233,9 @@ def test_kernels_start_as_the_original_ones():
 
 
 def test_outputs_stay_float32_in_mixed_precision():
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        config = ModelConfig(128, "lite")
-        encoder, decoder, discriminator = (builder(config) for builder in BUILDERS)
-    finally:
-        keras.config.set_dtype_policy(policy)
+    with computing_in("bfloat16"):
+        models = [builder(ModelConfig(128, "lite")) for builder in BUILDERS]
+    encoder, decoder, discriminator = models
     assert encoder.output.dtype == "bfloat16"
     assert decoder.get_layer("rgb").input.dtype == "bfloat16"
     assert discriminator.get_layer("score").input.dtype == "bfloat16"

@@ -32,9 +32,8 @@ def normalize_sample(images: KerasTensor, epsilon: float = 1e-3) -> KerasTensor:
 class SampleNormalization(keras.layers.Layer):
     """Normalises each sample as a whole, then applies one scale and one offset.
 
-    Mean and standard deviation run over height, width and channels; scale and offset
-    are scalars. This is the norm that faceswap-GAN calls "instancenorm"; what the field
-    calls instance normalisation has statistics and scale for each channel.
+    This is the norm that faceswap-GAN calls "instancenorm"; what the field calls
+    instance normalisation has statistics and scale for each channel.
 
     Args:
         epsilon: Added to the standard deviation, outside the root.

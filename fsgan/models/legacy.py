@@ -1,8 +1,7 @@
-"""Stage: from weight files of faceswap-GAN v2.2 (2018) to a model of ours.
+"""From weight files of faceswap-GAN v2.2 (2018) to a model of ours.
 
-The original saves five HDF5 files of Keras 2, and its networks see BGR. Their layers
-are named by global counters (`conv2d_17`), so weights are taken in the order of the
-files, which is also the order of our networks.
+The original saves five HDF5 files of Keras 2, and its networks see BGR. Weights are
+taken in the order of the files, which is also that of our networks.
 """
 
 import logging
@@ -50,35 +49,27 @@ def import_legacy(
 ) -> Path:
     """Turns weights of faceswap-GAN v2.2 into a model to convert with or to train on.
 
-    The networks give the original's output. What surrounds them is ours, and so is what
-    was a defect there:
-
-    - The files hold no optimizers and no iteration: training goes on with fresh
-      moments, from the start of its schedule.
-    - `batchnorm` never updated its statistics: the moving ones in the files are the
-      initial 0 and 1. Conversion uses them as the original did; training on updates
-      them, which changes the output from the first iteration on.
-    - The original showed its networks 61 to 76 % of a crop's width in training and 80 %
-      in conversion. Ours see the same share in both, see `coverage`.
+    The networks give the original's output. Training goes on with fresh moments, from
+    the start of its schedule. With `batchnorm`, whose statistics the original never
+    updated, training on changes the output from the first iteration.
 
     Args:
-        weights_dir: folder of `encoder.h5`, `decoder_A.h5` and `decoder_B.h5`. Where
+        weights_dir: Folder of `encoder.h5`, `decoder_A.h5` and `decoder_B.h5`. Where
             `netDA.h5` or `netDB.h5` is missing, that discriminator starts fresh, which
             matters to training only.
-        model_dir: folder of the new model, for `fsgan.convert_video` and `fsgan.train`.
-        norm: as of `read_legacy`.
-        coverage: share of a crop's width that the networks see, in [0.1, 1]. 0.8 is the
+        model_dir: Folder of the new model, for `fsgan.convert_video` and `fsgan.train`.
+        norm: As of `read_legacy`.
+        coverage: Share of a crop's width that the networks see, 0.1 to 1. 0.8 is the
             original's conversion (`roi_coverage` 0.9 cut 10 % from each side); 0.68,
-            the middle of its training, shows the networks what they know best. Training
-            on keeps it where no other settings are given.
+            the middle of its training, shows the networks what they know best.
 
     Returns:
         The checkpoint's folder, of iteration 0.
 
     Raises:
-        FileNotFoundError: the encoder or a decoder is missing.
+        FileNotFoundError: The encoder or a decoder is missing.
         FileExistsError: `model_dir` already holds a model.
-        ValueError: a file is damaged or of another model, or an argument is wrong.
+        ValueError: A file is damaged or of another model, or an argument is wrong.
     """
     ModelConfig(coverage=coverage)  # refuses what no model may have
     if latest_checkpoint(model_dir):
@@ -103,19 +94,18 @@ def read_legacy(
     """Reads weights of faceswap-GAN v2.2 and the architecture they are of.
 
     Args:
-        folder: holds `encoder.h5`, `decoder_A.h5`, `decoder_B.h5` and perhaps
+        folder: Holds `encoder.h5`, `decoder_A.h5`, `decoder_B.h5` and perhaps
             `netDA.h5` and `netDB.h5`.
-        norm: the norm trained with. Needed only between "groupnorm" and "layernorm",
-            whose files look alike; all else is told by the encoder's shapes. None takes
-            what the files tell.
+        norm: The norm trained with. Needed only between "groupnorm" and "layernorm",
+            whose files look alike; None takes what the encoder's shapes tell.
 
     Returns:
         The architecture, and for each network of `build_networks` that has
         a file its weights in RGB, float32, in the order of `set_weights`.
 
     Raises:
-        FileNotFoundError: the encoder or a decoder is missing.
-        ValueError: a file is damaged, or not one of faceswap-GAN v2.2; or `norm` is
+        FileNotFoundError: The encoder or a decoder is missing.
+        ValueError: A file is damaged, or not one of faceswap-GAN v2.2; or `norm` is
             missing or contradicts the files.
     """
     layers = {}
@@ -140,7 +130,7 @@ def swap_red_and_blue(weights: list[np.ndarray]) -> list[np.ndarray]:
     """Turns the weights of a network from BGR to RGB, or back.
 
     Args:
-        weights: of an encoder, decoder or discriminator, as of `get_weights`.
+        weights: Of an encoder, decoder or discriminator, as of `get_weights`.
 
     Returns:
         The weights of the network that does the same to images of the other order.

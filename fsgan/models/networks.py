@@ -102,9 +102,6 @@ class ModelConfig:
 def build_networks(config: ModelConfig) -> dict[str, keras.Model]:
     """Builds all networks of a model, with fresh weights.
 
-    Args:
-        config: What to build.
-
     Returns:
         "encoder", "decoder_a", "decoder_b", "discriminator_a" and "discriminator_b", as
         far as the model has them.
@@ -119,9 +116,6 @@ def build_networks(config: ModelConfig) -> dict[str, keras.Model]:
 
 def build_encoder(config: ModelConfig) -> keras.Model:
     """Builds the encoder, shared by both sides.
-
-    Args:
-        config: What to build.
 
     Returns:
         Model "encoder": RGB (batch, R, R, 3) in [-1, 1] to (batch, 8, 8, 512/c).
@@ -146,9 +140,6 @@ def build_encoder(config: ModelConfig) -> keras.Model:
 
 def build_decoder(config: ModelConfig) -> keras.Model:
     """Builds a decoder; each side has its own.
-
-    Args:
-        config: What to build.
 
     Returns:
         Model "decoder": (batch, 8, 8, 512/c) to the list `[alpha, rgb, *side_outputs]`,
@@ -179,9 +170,6 @@ def build_decoder(config: ModelConfig) -> keras.Model:
 
 def build_discriminator(config: ModelConfig) -> keras.Model:
     """Builds a discriminator; each side has its own.
-
-    Args:
-        config: What to build.
 
     Returns:
         Model "discriminator": (batch, R, R, 6), a real or made face and the distorted

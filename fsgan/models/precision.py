@@ -1,5 +1,6 @@
 """What the networks compute in, and what running out of memory is called."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +11,7 @@ POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 """Precision -> Keras' dtype policy; weights are float32 in either."""
 
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
-_SIGNS_OF_NO_MEMORY = (
-    "resource_exhausted",
-    "out of memory",
-    "oom when",
-    "can't allocate",
-)
+_SIGNS_OF_NO_MEMORY = "resource_exhausted|out of memory|oom when|can't allocate"
 
 
 @contextmanager
@@ -24,9 +20,6 @@ def computing_in(precision: str) -> Iterator[None]:
 
     Args:
         precision: "float32" or "bfloat16".
-
-    Yields:
-        Nothing.
 
     Raises:
         ValueError: The precision is neither.
@@ -63,9 +56,6 @@ def renamed_out_of_memory(message: str) -> Iterator[None]:
     Args:
         message: One sentence for the user.
 
-    Yields:
-        Nothing.
-
     Raises:
         MemoryError: The block ran out of the memory of the machine or graphics card.
     """
@@ -74,7 +64,7 @@ def renamed_out_of_memory(message: str) -> Iterator[None]:
     # Each backend has its own class for it, without a common ancestor but this.
     except Exception as error:
         text = f"{type(error).__name__}: {error}".lower()
-        if not any(sign in text for sign in _SIGNS_OF_NO_MEMORY):
+        if not re.search(_SIGNS_OF_NO_MEMORY, text):
             raise
         raise MemoryError(message) from error
 
