@@ -330,6 +330,18 @@ def test_the_first_pass_can_be_made_before(model_dir, clip, tmp_path, monkeypatc
     assert result.faces.tracks == followed.tracks
 
 
+def test_a_first_pass_over_more_swaps_nothing_outside_of_the_stretch(
+    model_dir, clip, tmp_path, caplog
+):
+    faces = tmp_path / "faces"
+    assert len(follow_faces(clip, faces)) == 2
+    result = convert_video(  # the frame of noise alone
+        clip, tmp_path / "swap.mp4", model_dir, faces=faces, start=0.2, end=0.24
+    )
+    assert (result.frames, result.frames_with_face, result.swapped) == (1, 0, ())
+    assert "not marked as synthetic" in caplog.text
+
+
 def test_an_output_that_cannot_be_is_refused_before_the_search(
     model_dir, clip, tmp_path
 ):
