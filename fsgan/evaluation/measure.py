@@ -21,7 +21,7 @@ from fsgan.evaluation.motion import (
 )
 from fsgan.evaluation.results import FrameScores
 from fsgan.faces.detector import FaceDetector
-from fsgan.faces.geometry import Face, align, crop_matrix
+from fsgan.faces.geometry import CROP_SIZE, Face, align, crop_matrix
 from fsgan.faces.pose import estimate_head_pose, pose_difference
 from fsgan.faces.tracks import FaceTracks
 from fsgan.media.decoding import clock_start, decode, open_media, packets
@@ -31,7 +31,6 @@ from fsgan.media.reader import Frame, probe, read_frames, time_limits
 from fsgan.swap.compositing import feather, place
 from fsgan.swap.swapper import FaceSwapper
 
-_CROP_SIZE = 256  # pixels
 _MASK_SIZE = 64  # pixels, of an estimated mask
 _COVERAGE = 0.8  # of a model that is not known, the default of `ModelConfig`
 _SEAM_MARGIN = 4  # pixels around a mask, beyond which no seam reaches
@@ -153,7 +152,7 @@ class Comparison:
         if before.index in self._chosen:
             for pair in both:
                 old, new = (
-                    align(frame, crop_matrix(points, _CROP_SIZE), _CROP_SIZE)
+                    align(frame, crop_matrix(points), CROP_SIZE)
                     for frame, points in zip((source, after), pair, strict=True)
                 )
                 self.crops.append((before.index, old, new))

@@ -35,7 +35,7 @@ _VERSION = 2  # Raise it when faces are found or linked otherwise.
 # face still shakes less than half as much as looking back, and fast heads stay sharp.
 _BOTH_WAYS = 6
 _CROPS = 8  # of a track, at most
-_CROP_SIZE = 144  # pixels, of these; dlib's network sees 150
+_CROP = 144  # pixels, the side of these; dlib's network sees 150
 _TILE = 96  # pixels, of the contact sheet
 _SHOWN = 64  # tracks on the contact sheet, at most
 
@@ -346,8 +346,8 @@ class _CropSampler:
 
     def add(self, frame: Frame, face: Face) -> None:
         if self.seen % self.every == 0:
-            matrix = crop_matrix(face.landmarks, _CROP_SIZE)
-            crop = align(frame.image, matrix, _CROP_SIZE)
+            matrix = crop_matrix(face.landmarks, _CROP)
+            crop = align(frame.image, matrix, _CROP)
             self.kept.append((frame.index, _encode(crop)))
             if len(self.kept) == 2 * _CROPS:
                 self.kept = self.kept[::2]
