@@ -56,9 +56,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "swap.swapper": ["ConvertSettings", "FaceSwapper"],
         "training.losses": ["LossWeights"],
-        "training.monitor": ["plot_training", "read_losses", "read_validation"],
+        "training.monitor": [
+            "draw_preview",
+            "make_timelapse",
+            "plot_training",
+            "read_losses",
+            "read_validation",
+        ],
         "training.presets": ["preset"],
-        "training.preview": ["draw_preview", "make_timelapse"],
         "training.train": ["TrainSettings", "train"],
     },
 )

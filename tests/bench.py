@@ -34,7 +34,6 @@ from fsgan import (
     AugmentationSettings,
     ConvertSettings,
     FaceSwapper,
-    LossWeights,
     ModelConfig,
     convert_video,
 )
@@ -49,8 +48,7 @@ from fsgan.models.checkpoint import latest_checkpoint, load_generator, save_chec
 from fsgan.swap.color import match_colors
 from fsgan.swap.compositing import feather
 from fsgan.swap.generator import FaceGenerator
-from fsgan.training.gan import FaceSwapGAN
-from fsgan.training.objective import PhaseTerms
+from fsgan.training.gan import FaceSwapGAN, Phase
 
 ROWS: list[dict] = []
 OUT = Path(__file__).parents[1] / "build" / "bench.json"
@@ -149,8 +147,8 @@ def measure_step(
         make_batch([faces, faces], i, 8, model.resolution, 0.8, SETTINGS, 0)
         for i in range(gan.batches_per_step)
     ]
-    terms = PhaseTerms.of(LossWeights(), 0.4, False)
-    seconds = median_seconds(partial(gan.train_on_batch, terms, *chosen), 5)
+    gan.enter_phase(Phase(hinge_margin=0.4))
+    seconds = median_seconds(partial(gan.train_on_batch, *chosen), 5)
     print(1000 * seconds, peak_megabytes())
 
 

@@ -20,7 +20,7 @@ from fsgan.media.images import read_image
 from fsgan.media.provenance import video_metadata
 from fsgan.media.reader import Frame, is_video, probe, read_frames
 from fsgan.media.writer import VideoWriter
-from fsgan.training.preview import encode_jpeg
+from fsgan.training.monitor import encode_jpeg
 
 _QUALITIES = (23, 28, 33, 38)  # of H.264; the first that is small enough
 _MEGABYTE = 1_000_000

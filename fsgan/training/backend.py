@@ -14,11 +14,11 @@ from contextvars import ContextVar
 
 import keras
 import numpy as np
+from keras import KerasTensor as Tensor
 from keras import ops
 
 from fsgan.models.precision import renamed_out_of_memory
 
-Tensor = keras.KerasTensor
 LossFunction = Callable[[], tuple[Tensor, dict[str, Tensor]]]
 Step = Callable[..., dict[str, Tensor]]
 
@@ -36,10 +36,10 @@ def minimize(
     may be assigned.
 
     Args:
-        loss_function: returns the loss, a float32 scalar, and its terms, float32
+        loss_function: Returns the loss, a float32 scalar, and its terms, float32
             scalars by name.
-        variables: what to move; the optimizer is built for them.
-        optimizer: turns gradients into updates.
+        variables: What to move; the optimizer is built for them.
+        optimizer: Turns gradients into updates.
 
     Returns:
         The terms, as of before the update.
@@ -48,10 +48,10 @@ def minimize(
 
 
 def compile_step(step: Step, variables: Iterable[keras.Variable]) -> Step:
-    """Compiles a step of training.
+    """Compiles a step of training, once for each combination of shapes and dtypes.
 
-    Compiled once for each combination of shapes and dtypes: values may change from call
-    to call without cost, Python values that `step` closes over are frozen.
+    Values may change from call to call without cost, Python values that `step` closes
+    over are frozen.
 
     With a `keras.distribution.DataParallel` in force, on JAX alone, the batch is spread
     over its devices. It has to be in force before the first variable is created. With
@@ -59,8 +59,8 @@ def compile_step(step: Step, variables: Iterable[keras.Variable]) -> Step:
     batch, and the same scalars as all others.
 
     Args:
-        step: from any nesting of tuples, lists and dicts of tensors to scalars by name.
-        variables: all that the step may read or write: of networks (trainable or not),
+        step: From any nesting of tuples, lists and dicts of tensors to scalars by name.
+        variables: All that the step may read or write: of networks (trainable or not),
             optimizers and seed generators.
 
     Returns:
@@ -88,25 +88,52 @@ def compile_step(step: Step, variables: Iterable[keras.Variable]) -> Step:
 def uninterrupted() -> Iterator[None]:
     """Puts an interrupt (Ctrl-C) off to the end of the block.
 
-    In the midst of a step it would leave some variables updated, others not.
+    In the midst of a step it would leave some variables updated, others not. A process
+    that ignores interrupts, as those that a shell starts in the background, goes on
+    ignoring them.
 
     Yields:
         Nothing.
 
     Raises:
-        KeyboardInterrupt: at the end of the block, where there was one.
+        KeyboardInterrupt: At the end of the block, where there was one.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # no interrupt arrives here
+    handler = signal.getsignal(signal.SIGINT)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    # In another thread no interrupt arrives; None is a handler that is not Python's.
+    if not in_main_thread or handler in (signal.SIG_IGN, None):
+        yield
         return
-    received: list[tuple] = []
-    handler = signal.signal(signal.SIGINT, lambda *event: received.append(event))
+    received = []
+    signal.signal(signal.SIGINT, lambda *event: received.append(event))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-    if received and callable(handler):
-        handler(*received[0])
+    if received:
+        signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def explained_out_of_memory(batch_size: int, resolution: int) -> Iterator[None]:
+    """Says what to try where the memory does not suffice.
+
+    Args:
+        batch_size: Faces of each person in an update.
+        resolution: Side of the network's images, pixels.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        MemoryError: The block ran out of the memory of the machine or graphics card.
+    """
+    with renamed_out_of_memory(
+        f"out of memory at batch_size={batch_size} and resolution={resolution}: "
+        "try a smaller batch_size, then capacity='lite', attention=False or a "
+        "smaller resolution in the model; the last checkpoint is good"
+    ):
+        yield
 
 
 def _of_backend(functions: dict[str, Callable]) -> Callable:
@@ -256,25 +283,3 @@ _COMPILE = {
     "jax": _compile_jax,
     "torch": _compile_torch,
 }
-
-
-@contextmanager
-def explained_out_of_memory(batch_size: int, resolution: int) -> Iterator[None]:
-    """Says what to try where the memory does not suffice.
-
-    Args:
-        batch_size: faces of each person in an update.
-        resolution: side of the network's images, pixels.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        MemoryError: the block ran out of the memory of the machine or graphics card.
-    """
-    with renamed_out_of_memory(
-        f"out of memory at batch_size={batch_size} and resolution={resolution}: "
-        "try a smaller batch_size, then capacity='lite', attention=False or a "
-        "smaller resolution in the model; the last checkpoint is good"
-    ):
-        yield

@@ -1,17 +1,17 @@
-"""The losses of one side: pure functions from tensors to an unweighted scalar.
+"""The losses: pure functions from tensors to a scalar, with formula and source.
 
-Images are RGB in [-1, 1], (batch, height, width, 3); alpha and eye masks are in [0, 1],
-(batch, height, width, 1). `real` is the target face, `distorted` the warped input,
-`fake_rgb` what the decoder paints and `fake`, alpha·fake_rgb + (1 - alpha)·distorted,
-what is shown.
+Images are RGB in [-1, 1], (b, h, w, 3); alpha and eye masks are in [0, 1], (b, h, w,
+1). `real` is the target face, `rgb` is what the decoder paints of it; the weights of
+the sum are those of `LossWeights`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
 
-from keras import KerasTensor, ops
+from keras import KerasTensor as Tensor
+from keras import ops
 
 from fsgan.models.layers import legacy_resize, normalize_sample
 
@@ -21,7 +21,7 @@ class LossWeights:
     """Says how much each loss counts in the generator's sum.
 
     Attributes:
-        adversarial: Of the adversarial loss.
+        adversarial: Of the adversarial loss, mixup or relativistic.
         reconstruction: Of `reconstruction_loss`.
         eyes: Of `eyes_loss`.
         edge: Of `edge_loss`.
@@ -57,35 +57,35 @@ class LossWeights:
 
 
 def reconstruction_loss(
-    real: KerasTensor, fake: KerasTensor, side_outputs: Sequence[KerasTensor] = ()
-) -> KerasTensor:
-    """Measures how far the painted face is from the real one: mean |fake - real|.
+    real: Tensor, rgb: Tensor, side_outputs: Sequence[Tensor] = ()
+) -> Tensor:
+    """Measures how far the painted face is from the real one: mean |rgb - real|.
 
     Args:
         real: Target face.
-        fake: What the decoder paints, `fake_rgb`.
-        side_outputs: Smaller versions of it, each compared with `real` resized.
+        rgb: Painted face.
+        side_outputs: Smaller painted faces, each compared with `real` resized.
 
     Returns:
-        Scalar.
+        Scalar, the sum over `rgb` and the side outputs.
 
     Source: faceswap-GAN v2.2.
     """
-    loss = ops.mean(ops.abs(fake - real))
+    loss = ops.mean(ops.abs(rgb - real))
     for output in side_outputs:
         resized = legacy_resize(real, *output.shape[1:3])
         loss = loss + ops.mean(ops.abs(output - resized))
     return loss
 
 
-def eyes_loss(real: KerasTensor, fake: KerasTensor, eyes: KerasTensor) -> KerasTensor:
+def eyes_loss(real: Tensor, rgb: Tensor, eyes: Tensor) -> Tensor:
     """Measures how far eyes and their edges are from the real ones.
 
-    mean |m (fake - real)| + Σ over y and x of mean |m' (|∇fake| - |∇real|)|
+    mean |m (rgb - real)| + Σ over y and x of mean |m' (|∇rgb| - |∇real|)|
 
     Args:
         real: Target face.
-        fake: What the decoder paints, `fake_rgb`.
+        rgb: Painted face.
         eyes: Eye mask m; m' is m resized to the size of a gradient.
 
     Returns:
@@ -95,45 +95,44 @@ def eyes_loss(real: KerasTensor, fake: KerasTensor, eyes: KerasTensor) -> KerasT
     """
     height, width = real.shape[1:3]
     edge_eyes = legacy_resize(eyes, height - 1, width - 1)
-    loss = ops.mean(ops.abs(eyes * (fake - real)))
-    for painted, target in zip(gradients(fake), gradients(real), strict=True):
+    loss = ops.mean(ops.abs(eyes * (rgb - real)))
+    for painted, target in zip(gradients(rgb), gradients(real), strict=True):
         loss = loss + ops.mean(ops.abs(edge_eyes * (painted - target)))
     return loss
 
 
-def edge_loss(real: KerasTensor, fake: KerasTensor) -> KerasTensor:
-    """Measures how far edges are from the real ones: Σ mean ||∇fake| - |∇real||.
+def edge_loss(real: Tensor, rgb: Tensor) -> Tensor:
+    """Measures how far edges are from the real ones: Σ mean ||∇rgb| - |∇real||.
 
-    The differences are compared without their sign, so an edge from dark to light costs
-    nothing against one from light to dark.
+    The gradients have no sign: an edge from dark to light costs nothing against one
+    from light to dark.
 
     Args:
         real: Target face.
-        fake: What the decoder paints, `fake_rgb`.
+        rgb: Painted face.
 
     Returns:
         Scalar, the sum over y and x.
 
     Source: faceswap-GAN v2.2.
     """
-    pairs = zip(gradients(fake), gradients(real), strict=True)
+    pairs = zip(gradients(rgb), gradients(real), strict=True)
     return sum(ops.mean(ops.abs(painted - target)) for painted, target in pairs)
 
 
 def perceptual_loss(
-    real_features: Sequence[KerasTensor],
-    fake_features: Sequence[KerasTensor],
+    real_features: Sequence[Tensor],
+    fake_features: Sequence[Tensor],
     weights: Sequence[float] = (0.01, 0.1, 0.3, 0.1),
-) -> KerasTensor:
+) -> Tensor:
     """Measures how far a face recogniser's features are: Σ w mean (N(F) - N(F'))².
 
     N is `normalize_sample`: what counts is the pattern of a feature map, not its level.
 
     Args:
-        real_features: Feature maps of the target face, each (batch, height, width,
+        real_features: Feature maps of the target face, each (b, height, width,
             channels), deepest first, as of `fsgan.models.vggface.build_vggface`.
-        fake_features: Those of the generated face. The original shows the recogniser
-            μ·fake_rgb + (1-μ)·fake, one μ for the batch drawn from Beta(0.2, 0.2).
+        fake_features: Those of the generated face.
         weights: Weight w of each map.
 
     Returns:
@@ -151,21 +150,18 @@ def perceptual_loss(
 
 
 def cyclic_loss(
-    real: KerasTensor,
-    cycled_rgb: KerasTensor,
-    alpha: KerasTensor,
-    cycled_alpha: KerasTensor,
-) -> KerasTensor:
+    real: Tensor, cycled_rgb: Tensor, alpha: Tensor, cycled_alpha: Tensor
+) -> Tensor:
     """Measures what is lost on the way to the other face and back.
 
     mean |cycled_rgb - real| + 0.1 mean |alpha - cycled_alpha|
 
     Args:
         real: Target face of one side.
-        cycled_rgb: What this side's generator paints of the other side's `fake_rgb` of
+        cycled_rgb: What this side's decoder paints of the other side's painting of
             `real`.
-        alpha: Mask of the way there, of the other side's generator for `real`.
-        cycled_alpha: Mask of the way back, that comes with `cycled_rgb`.
+        alpha: Mask of the way there, which comes with the other side's painting.
+        cycled_alpha: Mask of the way back, which comes with `cycled_rgb`.
 
     Returns:
         Scalar.
@@ -177,7 +173,7 @@ def cyclic_loss(
     return ops.mean(ops.abs(cycled_rgb - real)) + 0.1 * masks
 
 
-def mask_sparsity_loss(alpha: KerasTensor) -> KerasTensor:
+def mask_sparsity_loss(alpha: Tensor) -> Tensor:
     """Measures how much of the face is painted: mean |alpha|.
 
     Args:
@@ -191,7 +187,7 @@ def mask_sparsity_loss(alpha: KerasTensor) -> KerasTensor:
     return ops.mean(ops.abs(alpha))
 
 
-def mask_hinge_loss(alpha: KerasTensor, margin: float | KerasTensor) -> KerasTensor:
+def mask_hinge_loss(alpha: Tensor, margin: float | Tensor) -> Tensor:
     """Measures how far alpha stays below a margin: mean max(0, margin - alpha).
 
     Args:
@@ -206,7 +202,7 @@ def mask_hinge_loss(alpha: KerasTensor, margin: float | KerasTensor) -> KerasTen
     return ops.mean(ops.relu(margin - alpha))
 
 
-def mask_total_variation_loss(alpha: KerasTensor) -> KerasTensor:
+def mask_total_variation_loss(alpha: Tensor) -> Tensor:
     """Measures how rough the mask is: mean |∇y alpha| + mean |∇x alpha|.
 
     Args:
@@ -220,26 +216,13 @@ def mask_total_variation_loss(alpha: KerasTensor) -> KerasTensor:
     return sum(ops.mean(gradient) for gradient in gradients(alpha))
 
 
-def mixup_lsgan_discriminator_loss(
-    discriminate: Callable[[KerasTensor], KerasTensor],
-    real: KerasTensor,
-    fake: KerasTensor,
-    fake_rgb: KerasTensor,
-    distorted: KerasTensor,
-    mix: float | KerasTensor,
-) -> KerasTensor:
-    """Asks the discriminator how much of a blend is real.
-
-    mean (D(λ·real + (1-λ)·fake) - λ)² + mean (D(λ·real + (1-λ)·fake_rgb) - λ)²
+def lsgan_loss(scores: Tensor, target: float | Tensor) -> Tensor:
+    """Measures how far the discriminator's scores are from a target: mean (D - t)².
 
     Args:
-        discriminate: D, from (batch, height, width, 6), image then distorted, to scores
-            of any shape.
-        real: Target face.
-        fake: Face as shown.
-        fake_rgb: Face as painted.
-        distorted: Warped input.
-        mix: λ in [0, 1], one for the batch; drawn from Beta(0.2, 0.2).
+        scores: Scores D of the discriminator, any shape.
+        target: Score t that is asked for. The generator asks for 1. Under mixup the
+            discriminator sees λ·real + (1-λ)·fake and is asked for λ.
 
     Returns:
         Scalar.
@@ -247,71 +230,23 @@ def mixup_lsgan_discriminator_loss(
     Source: Mao et al. 2017, "Least Squares Generative Adversarial Networks", eq. 2;
     Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", section 3.
     """
-    loss = 0.0
-    for image in (fake, fake_rgb):
-        blend = mix * real + (1 - mix) * image
-        score = discriminate(ops.concatenate([blend, distorted], axis=-1))
-        loss = loss + ops.mean(ops.square(score - mix))
-    return loss
+    return ops.mean(ops.square(scores - target))
 
 
-def mixup_lsgan_generator_loss(
-    discriminate: Callable[[KerasTensor], KerasTensor],
-    real: KerasTensor,
-    fake: KerasTensor,
-    fake_rgb: KerasTensor,
-    distorted: KerasTensor,
-) -> KerasTensor:
-    """Asks the generator to pass for real, as shown and as painted.
+def relativistic_lsgan_loss(
+    real_scores: Tensor, fake_scores: Tensor, margin: float
+) -> Tensor:
+    """Asks for real faces to score a margin above the average fake, and vice versa.
 
-    mean (D(fake) - 1)² + mean (D(fake_rgb) - 1)²
+    ½ mean (D(real) - E D(fake) - m)² + ½ mean (D(fake) - E D(real) + m)²
+
+    E is the mean over the batch, each position of the scores for itself. faceswap-GAN
+    v2.2 mixed this with plain LSGAN terms; here it is as published.
 
     Args:
-        discriminate: D, from (batch, height, width, 6), image then distorted, to scores
-            of any shape.
-        real: Not looked at; adversarial losses are called alike.
-        fake: Face as shown.
-        fake_rgb: Face as painted.
-        distorted: Warped input.
-
-    Returns:
-        Scalar.
-
-    Source: Mao et al. 2017, "Least Squares Generative Adversarial Networks", eq. 2.
-    """
-    loss = 0.0
-    for image in (fake, fake_rgb):
-        score = discriminate(ops.concatenate([image, distorted], axis=-1))
-        loss = loss + ops.mean(ops.square(score - 1))
-    return loss
-
-
-def relativistic_avg_lsgan_discriminator_loss(
-    discriminate: Callable[[KerasTensor], KerasTensor],
-    real: KerasTensor,
-    fake: KerasTensor,
-    fake_rgb: KerasTensor,
-    distorted: KerasTensor,
-    mix: float | KerasTensor | None = None,
-) -> KerasTensor:
-    """Asks the discriminator to score real 1 above the average fake, fake 1 below real.
-
-    ½ Σ over f in (fake, fake_rgb) of
-    mean (D(real) - E D(f) - 1)² + mean (D(f) - E D(real) + 1)²
-
-    E is the mean over the batch, each position of the scores for itself. This is the
-    published loss, averaged over the two fakes. faceswap-GAN v2.2 mixed it: `fake` had
-    the plain terms mean (D(real) - 1)² + mean D(fake)², and the second term of
-    `fake_rgb` aimed at 0 instead of -1.
-
-    Args:
-        discriminate: D, from (batch, height, width, 6), image then distorted, to scores
-            of any shape.
-        real: Target face.
-        fake: Face as shown.
-        fake_rgb: Face as painted.
-        distorted: Warped input, the condition of all three.
-        mix: Not looked at; adversarial losses are called alike.
+        real_scores: Scores D(real), (b, ...).
+        fake_scores: Scores D(fake), (b, ...).
+        margin: m, 1 for the discriminator and -1 for the generator.
 
     Returns:
         Scalar.
@@ -319,70 +254,19 @@ def relativistic_avg_lsgan_discriminator_loss(
     Source: Jolicoeur-Martineau 2018, "The relativistic discriminator: a key element
     missing from standard GAN", RaLSGAN in the appendix.
     """
-    images = (real, fake, fake_rgb)
-    return _relativistic(discriminate, images, distorted, margin=1)
+    real_lead = real_scores - ops.mean(fake_scores, axis=0)
+    fake_lead = fake_scores - ops.mean(real_scores, axis=0)
+    return (lsgan_loss(real_lead, margin) + lsgan_loss(fake_lead, -margin)) / 2
 
 
-def relativistic_avg_lsgan_generator_loss(
-    discriminate: Callable[[KerasTensor], KerasTensor],
-    real: KerasTensor,
-    fake: KerasTensor,
-    fake_rgb: KerasTensor,
-    distorted: KerasTensor,
-) -> KerasTensor:
-    """Asks the generator for fakes that score 1 above the average real face.
-
-    ½ Σ over f in (fake, fake_rgb) of
-    mean (D(real) - E D(f) + 1)² + mean (D(f) - E D(real) - 1)²
-
-    E is the mean over the batch, each position of the scores for itself. This is the
-    published loss, averaged over the two fakes. faceswap-GAN v2.2 mixed it: `fake` had
-    the plain term mean (D(fake) - 1)², not halved, and the first term of `fake_rgb`
-    aimed at 0 instead of -1.
-
-    Args:
-        discriminate: D, from (batch, height, width, 6), image then distorted, to scores
-            of any shape.
-        real: Target face.
-        fake: Face as shown.
-        fake_rgb: Face as painted.
-        distorted: Warped input, the condition of all three.
-
-    Returns:
-        Scalar.
-
-    Source: Jolicoeur-Martineau 2018, "The relativistic discriminator: a key element
-    missing from standard GAN", RaLSGAN in the appendix.
-    """
-    images = (real, fake, fake_rgb)
-    return _relativistic(discriminate, images, distorted, margin=-1)
-
-
-def _relativistic(
-    discriminate: Callable[[KerasTensor], KerasTensor],
-    images: tuple[KerasTensor, KerasTensor, KerasTensor],
-    distorted: KerasTensor,
-    margin: float,
-) -> KerasTensor:
-    """Asks for real scores `margin` above fake ones, averaged over both fakes."""
-    real, *fakes = (
-        discriminate(ops.concatenate([image, distorted], axis=-1)) for image in images
-    )
-    loss = 0.0
-    for fake in fakes:
-        loss = loss + ops.mean(ops.square(real - ops.mean(fake, axis=0) - margin))
-        loss = loss + ops.mean(ops.square(fake - ops.mean(real, axis=0) + margin))
-    return loss / 2
-
-
-def gradients(images: KerasTensor) -> tuple[KerasTensor, KerasTensor]:
+def gradients(images: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the absolute differences of neighbouring pixels.
 
     Args:
-        images: Float tensor (batch, height, width, channels).
+        images: Float tensor (b, height, width, channels).
 
     Returns:
-        Down and across, each (batch, height - 1, width - 1, channels).
+        Down and across, each (b, height - 1, width - 1, channels).
     """
     corner = images[:, :-1, :-1]
     return ops.abs(images[:, 1:, :-1] - corner), ops.abs(images[:, :-1, 1:] - corner)

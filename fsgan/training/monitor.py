@@ -1,35 +1,49 @@
-"""What a training writes down while it runs: CSV files, TensorBoard, and its plot."""
+"""What a training shows of itself: losses on file, their plot, and previews."""
 
+import csv
 import logging
 import time
 from collections import defaultdict
-from io import FileIO
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from io import BytesIO, FileIO
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self, TextIO
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from tqdm.auto import tqdm
 
-from fsgan.media.images import write_beside
-from fsgan.training.preview import PREVIEWS, encode_jpeg
+from fsgan.data.dataset import FaceSet, center_crop_batch
+from fsgan.media.images import list_images, read_image, write_beside
+from fsgan.media.provenance import image_xmp, video_metadata
+from fsgan.media.writer import VideoWriter
+
+if TYPE_CHECKING:  # else looking at old losses would start Keras
+    from fsgan.training.gan import FaceSwapGAN
 
 log = logging.getLogger(__name__)
 
 LOSSES = "losses.csv"
 VALIDATION = "validation.csv"
 TENSORBOARD = "tensorboard"
+PREVIEWS = "previews"
+TIMELAPSE = "timelapse.mp4"
 LOG_EVERY = 10  # iterations whose mean is a line
 
-# Beyond it there is no way back: discriminators aim at 0 and 1, faces lie in [-1, 1].
+# No way back from there: discriminators aim at 0 and 1, faces lie in [-1, 1].
 _LARGEST = 1e6
-# Networks driven too hard end up painting black or white: a reconstruction of 0.7 to
-# 1.3, for good. Plain gray costs 0.3 to 0.4; exchanged persons (tried with inverted
-# faces, too) cost 0.3 at first, half of it 10 iterations later. The adversarial losses
-# swing anyway and say nothing.
+# Painting plain gray costs 0.3 to 0.4, exchanged decoders 0.3 at first; networks that
+# are driven too hard end at 0.7 to 1.3, for good.
 _WORSE_THAN_BEST = 1.5
 _WORSE_THAN_GRAY = 0.5
-_PATIENCE = 10  # lines in a row
+_PATIENCE = 10  # bad lines in a row
+
+# Faces of each person, and faces that go through the networks at once: always as many,
+# as another number would compile the networks anew.
+_COLUMNS = 6
+_ROWS = ("face", "swap", "mask", "unmasked", "rebuilt")
 
 
 class TrainingLog:
@@ -43,8 +57,8 @@ class TrainingLog:
         """Brings the files to the state of an iteration.
 
         Args:
-            model_dir: folder of the model, made when it is missing.
-            iteration: updates done so far; 0 for a fresh training.
+            model_dir: Folder of the model, made when it is missing.
+            iteration: Updates done so far; 0 for a fresh training.
 
         Raises:
             OSError: `model_dir` cannot be written.
@@ -57,12 +71,11 @@ class TrainingLog:
                 path.unlink()
         self._events = _open_events(model_dir / TENSORBOARD, iteration)
         self._values: dict[str, list[float]] = defaultdict(list)  # since the last line
-        self._first: dict[str, float] = {}
+        self._first: dict[str, float] = {}  # by name of a reconstruction
         self._best: dict[str, float] = {}
-        self._worse: dict[str, int] = defaultdict(int)  # lines in a row
-        for name, values in _read_table(model_dir / LOSSES).items():
-            for value in values[np.isfinite(values)]:
-                self._is_worse(name, value)
+        self._bad_lines: dict[str, int] = defaultdict(int)  # in a row
+        for row in self._losses.rows:
+            self._note(row)
 
     def __enter__(self) -> Self:
         """Returns the log itself."""
@@ -76,40 +89,45 @@ class TrainingLog:
     @property
     def healthy(self) -> bool:
         """Whether no reconstruction seems to explode: a state worth a checkpoint."""
-        return not any(self._worse.values())
+        pending = _means(self._values)
+        exploding = (self._is_bad(name, value) for name, value in pending.items())
+        return not any(self._bad_lines.values()) and not any(exploding)
 
     def add(self, iteration: int, losses: dict[str, float]) -> dict[str, float] | None:
         """Takes in the losses of one iteration; writes a line at every tenth.
 
         Args:
-            iteration: updates done so far.
-            losses: value of each loss by name, such as "reconstruction_a". A name that
+            iteration: Updates done so far.
+            losses: Value of each loss by name, such as "reconstruction_a". A name that
                 was not there before gets a column of its own.
 
         Returns:
             The means since the last line where a line was written, else None.
 
         Raises:
-            FloatingPointError: a loss is not a number or beyond 1e6, or the
+            FloatingPointError: A loss is not a number or beyond 1e6, or the
                 reconstruction has exploded: for 100 iterations it was above 0.5, 1.5
                 times its best and what it was at first.
         """
         for name, value in losses.items():
-            if not abs(value) < _LARGEST:
-                raise _broken(f"is {value:.3g}", name, iteration)
             self._values[name].append(value)
+            if not abs(value) < _LARGEST:
+                self._bad_lines[name] += 1
+                raise _exploded(f"is {value:.3g}", name, iteration)
         if iteration % LOG_EVERY:
             return None
-        means = {name: float(np.mean(all_)) for name, all_ in self._values.items()}
+        means = _means(self._values)
         self._values.clear()
         if self._losses.add(iteration, means) and self._events:
             self._events.add_scalars(iteration, "losses", means)
+        self._note(means)
         for name, value in means.items():
-            worse = self._is_worse(name, value)
-            self._worse[name] = self._worse[name] + 1 if worse else 0
-            if self._worse[name] == _PATIENCE:
+            self._bad_lines[name] += 1
+            if not self._is_bad(name, value):
+                self._bad_lines[name] = 0
+            if self._bad_lines[name] == _PATIENCE:
                 what = f"is {value:.3g}, after {self._best[name]:.3g} at best,"
-                raise _broken(what, name, iteration)
+                raise _exploded(what, name, iteration)
         return means
 
     def add_validation(
@@ -121,30 +139,39 @@ class TrainingLog:
         """Writes down the errors on held-out faces, and a preview for TensorBoard.
 
         Args:
-            iteration: updates done so far; one that is already written is left alone.
+            iteration: Updates done so far; one that is already written is left alone.
             errors: "reconstruction_a" and "reconstruction_b", as of
-                `preview.reconstruction_error`; empty where no face is held out.
-            picture: preview, RGB uint8 (height, width, 3).
+                `reconstruction_error`; empty where no face is held out.
+            picture: Preview, RGB uint8 (height, width, 3).
         """
         if errors and self._validation.add(iteration, errors) and self._events:
             self._events.add_scalars(iteration, "held_out", errors)
         if picture is not None and self._events:
             self._events.add_picture(iteration, picture)
 
-    def _is_worse(self, name: str, value: float) -> bool:
-        """Whether a reconstruction is where no sane one stays; notes its best."""
-        if not name.startswith("reconstruction"):
+    def _note(self, means: dict[str, float]) -> None:
+        """Remembers what each reconstruction was at first and at best."""
+        for name, value in means.items():
+            if name.startswith("reconstruction") and np.isfinite(value):
+                self._first.setdefault(name, value)
+                self._best[name] = min(value, self._best.get(name, value))
+
+    def _is_bad(self, name: str, value: float) -> bool:
+        """Whether a reconstruction is where no sane one stays.
+
+        Adversarial losses swing anyway and say nothing.
+        """
+        if name not in self._best:
             return False
-        first = self._first.setdefault(name, value)
-        best = self._best[name] = min(value, self._best.get(name, value))
-        return value > max(first, _WORSE_THAN_BEST * best, _WORSE_THAN_GRAY)
+        best = _WORSE_THAN_BEST * self._best[name]
+        return value > max(self._first[name], best, _WORSE_THAN_GRAY)
 
 
 def read_losses(model_dir: str | Path) -> dict[str, np.ndarray]:
     """Reads the losses of a training, whether it has ended or still runs.
 
     Args:
-        model_dir: folder given to `fsgan.train`.
+        model_dir: Folder given to `fsgan.train`.
 
     Returns:
         Column name -> float64 (n,): "iteration" and, each the mean of ten iterations
@@ -153,57 +180,58 @@ def read_losses(model_dir: str | Path) -> dict[str, np.ndarray]:
         "perceptual" and "cyclic", with "_a" and "_b"; NaN where a loss was not in use.
 
     Raises:
-        FileNotFoundError: the folder holds no losses.
+        FileNotFoundError: The folder holds no losses.
     """
-    return _read_existing(Path(model_dir) / LOSSES, "training writes it as it goes")
+    return _read_columns(Path(model_dir) / LOSSES, "training writes it as it goes")
 
 
 def read_validation(model_dir: str | Path) -> dict[str, np.ndarray]:
     """Reads the errors of a training on held-out faces.
 
     Args:
-        model_dir: folder given to `fsgan.train`.
+        model_dir: Folder given to `fsgan.train`.
 
     Returns:
         Column name -> float64 (n,): "iteration", "reconstruction_a" and
         "reconstruction_b", each a mean absolute difference of pixels in [-1, 1].
 
     Raises:
-        FileNotFoundError: the folder holds no such errors.
+        FileNotFoundError: The folder holds no such errors.
     """
     hint = "train writes it where TrainSettings(validation=...) holds out faces"
-    return _read_existing(Path(model_dir) / VALIDATION, hint)
+    return _read_columns(Path(model_dir) / VALIDATION, hint)
 
 
 def plot_training(model_dir: str | Path) -> Figure:
     """Draws the held-out error, with its best iteration marked, and every loss.
 
     Args:
-        model_dir: folder given to `fsgan.train`.
+        model_dir: Folder given to `fsgan.train`.
 
     Returns:
         A figure with a panel for each; `figure.savefig(path)` writes it.
 
     Raises:
-        FileNotFoundError: the folder holds no losses.
+        FileNotFoundError: The folder holds no losses.
     """
     losses = read_losses(model_dir)
     kinds = dict.fromkeys(name.rpartition("_")[0] for name in list(losses)[1:])
-    panels = {kind: (losses, kind) for kind in kinds}
+    panels = [(kind, kind, losses) for kind in kinds]
     if (Path(model_dir) / VALIDATION).exists():
-        held_out = (read_validation(model_dir), "reconstruction")
-        panels = {"reconstruction, held-out faces": held_out} | panels
+        title = "reconstruction, held-out faces"
+        panels.insert(0, (title, "reconstruction", read_validation(model_dir)))
     rows = max(1, -(-len(panels) // 3))
     figure = Figure(figsize=(12, 2.6 * rows), layout="constrained")
     axes = figure.subplots(rows, 3, squeeze=False).ravel()
-    for axis, (title, (columns, kind)) in zip(axes, panels.items(), strict=False):
+    for axis, (title, kind, columns) in zip(axes, panels, strict=False):
         axis.set(title=title, xlabel="iteration")
+        iteration, *errors = columns.values()
         for person, colour in (("a", "tab:blue"), ("b", "tab:orange")):
-            if f"{kind}_{person}" in columns:
-                values = columns[f"{kind}_{person}"]
-                axis.plot(columns["iteration"], values, colour, label=person.upper())
-        if title not in kinds and len(columns["iteration"]):
-            _mark_best(axis, columns)
+            if (values := columns.get(f"{kind}_{person}")) is not None:
+                axis.plot(iteration, values, colour, label=person.upper())
+        if columns is not losses and len(iteration):
+            best = iteration[np.mean(errors, axis=0).argmin()]
+            axis.axvline(best, color="gray", linestyle=":", label=f"best: {best:.0f}")
         if axis.get_lines():
             axis.legend()
     for axis in axes[len(panels) :]:
@@ -211,18 +239,148 @@ def plot_training(model_dir: str | Path) -> Figure:
     return figure
 
 
-def _mark_best(axis: Axes, columns: dict[str, np.ndarray]) -> None:
-    """Draws a line where the mean over the persons is smallest."""
-    iteration, *errors = columns.values()
-    best = iteration[np.mean(errors, axis=0).argmin()]
-    axis.axvline(best, color="gray", linestyle=":", label=f"best: {best:.0f}")
+def draw_preview(
+    gan: "FaceSwapGAN", face_sets: Sequence[FaceSet], coverage: float | None = None
+) -> np.ndarray:
+    """Draws what the model makes of some faces of each person.
+
+    Args:
+        gan: The model.
+        face_sets: A's faces, then B's; A's alone where the model knows one person. One
+            face or more of each.
+        coverage: Share of the crop that the networks see; None takes the model's.
+
+    Returns:
+        RGB uint8: a column of labels, six faces of A, then six of B, all of the
+        model's resolution, under a strip with the persons' names. In rows: face;
+        swapped face; its mask (white: generated); swapped face before the mask; face
+        rebuilt by its own decoder. With one person: face and rebuilt face.
+    """
+    halves = []
+    for faces, own, other in zip(face_sets, "ab", "ba", strict=False):
+        chosen = np.linspace(0, len(faces) - 1, _COLUMNS).astype(int)
+        x = _as_seen(gan, faces.images[chosen], coverage)
+        rows = {"face": x, "rebuilt": gan.generate(x, own)[1]}
+        if len(face_sets) == 2:
+            alpha, swapped = gan.generate(x, other)
+            rows["swap"] = alpha * swapped + (1 - alpha) * x
+            rows["mask"] = np.repeat(2 * alpha - 1, 3, axis=-1)
+            rows["unmasked"] = swapped
+        labels = [label for label in _ROWS if label in rows]
+        halves.append(np.vstack([np.hstack(list(rows[label])) for label in labels]))
+    picture = (np.hstack(halves).astype(np.float32) + 1) * 127.5
+    picture = picture.round().clip(0, 255).astype(np.uint8)
+    return _label(picture, gan.config.resolution, labels)
 
 
-def _broken(what: str, name: str, iteration: int) -> FloatingPointError:
-    return FloatingPointError(
-        f"the loss {name} {what} at iteration {iteration}: train on from the last "
-        "checkpoint with a smaller learning_rate"
-    )
+def reconstruction_error(gan: "FaceSwapGAN", faces: FaceSet, person: str) -> float:
+    """Measures how far a person's faces are from what their own decoder makes of them.
+
+    On faces that training never sees, it is the measure of when to stop. The faces go
+    in unwarped, so it is not comparable with the loss of the same name.
+
+    Args:
+        gan: The model.
+        faces: Faces of that person, one or more.
+        person: "a" or "b", whose decoder paints.
+
+    Returns:
+        Mean |rgb - face| of pixels in [-1, 1]: 0 is perfect, painting all gray costs
+        0.3 to 0.4.
+
+    Raises:
+        ValueError: There is no face.
+    """
+    if not len(faces):
+        raise ValueError(f"faces of person {person} must hold at least one, got none")
+    total = 0.0
+    for start in range(0, len(faces), _COLUMNS):
+        images = faces.images[start : start + _COLUMNS]
+        count = len(images)
+        images = np.resize(images, (_COLUMNS, *images.shape[1:]))  # repeats the first
+        x = _as_seen(gan, images)
+        total += count * np.abs(gan.generate(x, person)[1] - x)[:count].mean()
+    return float(total / len(faces))
+
+
+def make_timelapse(
+    model_dir: str | Path, out: str | Path | None = None, fps: float = 10
+) -> Path:
+    """Makes a video of a training's previews, with the iteration written above each.
+
+    Args:
+        model_dir: Folder given to `fsgan.train`.
+        out: File to write, .mp4, .m4v or .mov; None is `timelapse.mp4` in `model_dir`.
+        fps: Previews a second; the last one is held for a second more.
+
+    Returns:
+        The written file; it is marked as synthetic.
+
+    Raises:
+        FileNotFoundError: There are no previews.
+        ValueError: `fps` or the suffix of `out` cannot be used, a preview is damaged.
+        OSError: `out` cannot be written.
+    """
+    paths = list_images(Path(model_dir) / PREVIEWS)
+    out = Path(model_dir) / TIMELAPSE if out is None else Path(out)
+    height, width = read_image(paths[-1]).shape[:2]
+    strip = max(16, height // 20)
+    font = ImageFont.load_default(strip * 0.75)
+    writer = VideoWriter(out, width, height + strip, fps, metadata=video_metadata())
+    with writer:
+        for path in tqdm(paths, desc="time-lapse", unit="preview"):
+            frame = Image.new("RGB", (width, height + strip))
+            # Other settings may have drawn older previews in another size.
+            preview = Image.fromarray(read_image(path))
+            frame.paste(ImageOps.pad(preview, (width, height)), (0, strip))
+            text = f"iteration {path.stem.lstrip('0') or '0'}"
+            _write_centred(ImageDraw.Draw(frame), (width / 2, strip / 2), text, font)
+            writer.write(np.array(frame))
+        for _ in range(round(fps)):
+            writer.write(np.array(frame))
+    return out
+
+
+def encode_jpeg(picture: np.ndarray) -> bytes:
+    """Encodes a picture that is shown, not kept: a sixth of the PNG's size.
+
+    Args:
+        picture: RGB uint8 (height, width, 3).
+
+    Returns:
+        A JPEG file, marked as synthetic.
+    """
+    buffer = BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=90, xmp=image_xmp())
+    return buffer.getvalue()
+
+
+class NotebookPreview:
+    """Shows each preview of a training in the place of the one before, in a notebook.
+
+    Make a new one for every training: `train(..., on_preview=NotebookPreview())`. The
+    saved notebook holds the last picture only.
+    """
+
+    def __init__(self) -> None:
+        """Shows nothing yet."""
+        self._handle = None
+
+    def __call__(self, iteration: int, picture: np.ndarray) -> None:
+        """Shows a preview.
+
+        Args:
+            iteration: Updates done so far.
+            picture: RGB uint8 (height, width, 3).
+        """
+        from IPython.display import Image as NotebookImage
+        from IPython.display import display
+
+        image = NotebookImage(encode_jpeg(picture), format="jpeg")
+        if self._handle is None:
+            self._handle = display(image, display_id=True)
+        else:
+            self._handle.update(image)
 
 
 class _Table:
@@ -231,75 +389,81 @@ class _Table:
     def __init__(self, path: Path, iteration: int) -> None:
         """Goes on after `iteration`; later lines are dropped."""
         self._path = path
-        columns = _read_table(path if iteration else None)
-        kept = columns["iteration"] <= iteration
-        columns = {name: values[kept] for name, values in columns.items()}
-        self._last = columns["iteration"].max(initial=-1)
-        self._names = list(columns)
+        self._names, rows = _read_rows(path) if iteration else (["iteration"], [])
+        self.rows = [row for row in rows if row["iteration"] <= iteration]
         if len(self._names) > 1:
-            _write_table(path, columns)
+            self._write_whole()
         else:
             path.unlink(missing_ok=True)
 
     def add(self, iteration: int, values: dict[str, float]) -> bool:
         """Appends a line, unless that iteration has one; whether it did."""
-        if iteration <= self._last:
+        if self.rows and iteration <= self.rows[-1]["iteration"]:
             return False
+        self.rows.append({"iteration": iteration} | values)
         if new := [name for name in values if name not in self._names]:
-            columns = _read_table(self._path)
-            absent = np.full(len(columns["iteration"]), np.nan)
-            _write_table(self._path, columns | dict.fromkeys(new, absent))
             self._names += new
-        row = [iteration, *(values.get(name, np.nan) for name in self._names[1:])]
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(_line(row))
-        self._last = iteration
+            self._write_whole()
+        else:
+            with open(self._path, "a", encoding="utf-8", newline="") as file:
+                self._write(file, self.rows[-1:])
         return True
 
+    def _write_whole(self) -> None:
+        with (
+            write_beside(self._path) as temporary,
+            open(temporary, "w", encoding="utf-8", newline="") as file,
+        ):
+            file.write(",".join(self._names) + "\n")
+            self._write(file, self.rows)
 
-def _read_existing(path: Path, hint: str) -> dict[str, np.ndarray]:
+    def _write(self, file: TextIO, rows: Iterable[dict[str, float]]) -> None:
+        writer = csv.writer(file, lineterminator="\n")
+        for row in rows:
+            values = (f"{row.get(name, np.nan):.6g}" for name in self._names[1:])
+            writer.writerow([f"{row['iteration']:.0f}", *values])
+
+
+def _read_rows(path: Path) -> tuple[list[str], list[dict[str, float]]]:
+    """Names of the columns and whole lines of a file; a kill may leave half a line."""
+    text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
+    whole = text[: text.rfind("\n") + 1].split("\n")[:-1]
+    names, *lines = [*csv.reader(whole)] or [["iteration"]]
+    if names[:1] != ["iteration"]:
+        log.warning("%s does not begin with the names of its columns: not used", path)
+        return ["iteration"], []
+    rows = []
+    for line in lines:
+        with suppress(ValueError):
+            values = map(float, line)
+            rows.append(dict(zip(names, values, strict=True)))
+    return names, rows
+
+
+def _read_columns(path: Path, hint: str) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: {hint}")
-    return _read_table(path)
+    names, rows = _read_rows(path)
+    return {name: np.array([row[name] for row in rows], float) for name in names}
 
 
-def _read_table(path: Path | None) -> dict[str, np.ndarray]:
-    """The whole lines of a file; none where there is no file, or no header in it."""
-    text = ""
-    if path is not None and path.is_file():
-        text = path.read_text(encoding="utf-8", errors="replace")
-    # A process that is killed may leave the beginning of a line.
-    lines = text[: text.rfind("\n") + 1].split("\n")[:-1]
-    names = lines[0].split(",") if lines else ["iteration"]
-    if names[0] != "iteration":
-        log.warning("%s does not begin with the names of its columns: not used", path)
-        names, lines = ["iteration"], []
-    rows = [row for row in map(_numbers, lines[1:]) if len(row) == len(names)]
-    table = np.array(rows, float).reshape(-1, len(names))
-    return dict(zip(names, table.T, strict=True))
+def _means(values: dict[str, list[float]]) -> dict[str, float]:
+    return {name: float(np.mean(of_name)) for name, of_name in values.items()}
 
 
-def _numbers(line: str) -> list[float]:
-    try:
-        return [float(value) for value in line.split(",")]
-    except ValueError:
-        return []
-
-
-def _write_table(path: Path, columns: dict[str, np.ndarray]) -> None:
-    with write_beside(path) as temporary:
-        rows = zip(*columns.values(), strict=True)
-        lines = [",".join(columns) + "\n", *map(_line, rows)]
-        temporary.write_text("".join(lines), encoding="utf-8")
-
-
-def _line(row: list[float]) -> str:
-    iteration, *values = row
-    return ",".join([f"{iteration:.0f}", *(f"{value:.6g}" for value in values)]) + "\n"
+def _exploded(what: str, name: str, iteration: int) -> FloatingPointError:
+    return FloatingPointError(
+        f"the loss {name} {what} at iteration {iteration}: train on from the last "
+        "checkpoint with a smaller learning_rate"
+    )
 
 
 class _EventFile:
-    """One of TensorBoard's files: what it needs, whatever the backend of Keras."""
+    """One of TensorBoard's files, written by its own package.
+
+    That package's `EventFileWriter` would load TensorFlow wherever it is installed,
+    also beside JAX; its writer of records does not.
+    """
 
     def __init__(self, folder: Path, iteration: int) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -331,11 +495,9 @@ class _EventFile:
     def add_picture(self, step: int, picture: np.ndarray) -> None:
         """Adds a preview."""
         height, width = picture.shape[:2]
+        encoded = encode_jpeg(picture)
         image = self._summary.Image(
-            height=height,
-            width=width,
-            colorspace=3,
-            encoded_image_string=encode_jpeg(picture),
+            height=height, width=width, colorspace=3, encoded_image_string=encoded
         )
         value = self._summary.Value(tag="preview", image=image)
         self._write(step=step, summary=self._summary(value=[value]))
@@ -350,9 +512,39 @@ class _EventFile:
 
 
 def _open_events(folder: Path, iteration: int) -> _EventFile | None:
-    """The file for TensorBoard, or None, said once, where that is not installed."""
+    """The file for TensorBoard, or None where that is not installed."""
     try:
         return _EventFile(folder, iteration)
     except ImportError:
         log.info("tensorboard is not installed: the losses go to CSV files only")
         return None
+
+
+def _as_seen(
+    gan: "FaceSwapGAN", images: np.ndarray, coverage: float | None = None
+) -> np.ndarray:
+    """The part of faces that the networks see, float32 [-1, 1] (n, R, R, 3)."""
+    coverage = gan.config.coverage if coverage is None else coverage
+    return center_crop_batch(images, gan.config.resolution, coverage)
+
+
+def _label(picture: np.ndarray, size: int, labels: list[str]) -> np.ndarray:
+    """Adds the names of the rows on the left, those of the persons on top."""
+    canvas = Image.fromarray(np.pad(picture, ((size // 4, 0), (size, 0), (0, 0))))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size / 5.5)
+    for row, label in enumerate(labels):
+        _write_centred(draw, (size / 2, size / 4 + (row + 0.5) * size), label, font)
+    half = _COLUMNS * size
+    for person in range(picture.shape[1] // half):
+        place = (size + (person + 0.5) * half, size / 8)
+        _write_centred(draw, place, "AB"[person], font)
+    return np.array(canvas)
+
+
+def _write_centred(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[float, float],
+    text: str,
+    font: ImageFont.FreeTypeFont,
+) -> None:
+    draw.text(place, text, fill="white", font=font, anchor="mm")

@@ -55,7 +55,4 @@ def preset(name: str, resolution: int = 64, capacity: str = "standard") -> Prese
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
     model, losses = PRESETS[name]
-    wide = name != "single"
-    latent = None if wide else model.latent
-    model = replace(model, resolution=resolution, capacity=capacity, latent=latent)
-    return Preset(model, losses)
+    return Preset(replace(model, resolution=resolution, capacity=capacity), losses)

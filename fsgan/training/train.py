@@ -11,7 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from fsgan.data.augmentation import AugmentationSettings
-from fsgan.data.dataset import batches, load_faces, split_faces
+from fsgan.data.dataset import FaceSet, batches, load_faces, split_faces
 from fsgan.media.images import write_image
 from fsgan.media.provenance import image_xmp
 from fsgan.models.checkpoint import (
@@ -25,13 +25,29 @@ from fsgan.models.networks import ModelConfig
 from fsgan.models.precision import computing_in, fastest_precision
 from fsgan.models.vggface import perceptual_features
 from fsgan.training.backend import explained_out_of_memory
-from fsgan.training.gan import FaceSwapGAN
+from fsgan.training.gan import FaceSwapGAN, Phase
 from fsgan.training.losses import LossWeights
-from fsgan.training.monitor import TrainingLog
-from fsgan.training.objective import PhaseTerms
-from fsgan.training.preview import draw_preview, make_timelapse, reconstruction_error
+from fsgan.training.monitor import (
+    PREVIEWS,
+    TrainingLog,
+    draw_preview,
+    make_timelapse,
+    reconstruction_error,
+)
 
 log = logging.getLogger(__name__)
+
+PHASES = (
+    Phase(start=0),
+    Phase(start=1 / 5, perceptual=True),
+    Phase(start=3 / 10, perceptual=True, hinge_margin=0.5),
+    Phase(start=2 / 5, perceptual=True, hinge_margin=0.2),
+    Phase(start=1 / 2, perceptual=True, hinge_margin=0.4),
+    Phase(2 / 3, True, None, learning_rate_factor=0.3),
+    Phase(8 / 10, True, 0.1, learning_rate_factor=0.3, decoders_swapped=True),
+    Phase(9 / 10, True, None, learning_rate_factor=0.1, decoders_swapped=True),
+)
+"""The schedule of faceswap-GAN v2.2 (2018)."""
 
 # What may differ when a training goes on; the rest would make it another one.
 _MAY_CHANGE = (
@@ -49,21 +65,24 @@ class TrainSettings:
     """How long and how a model is trained.
 
     Attributes:
-        iterations: updates in all, a resumed training counts on.
-        batch_size: faces of A, and as many of B, in each update.
-        learning_rate: of the generator; the discriminators' is twice that.
-        adversarial_loss: or "relativistic_avg_lsgan".
-        perceptual: with VGGFace if it is there; or "required", "off".
-        swap_decoders: at 80 % of the iterations, as the original does.
-        updates: all at once; or "separate", as the original does.
-        precision: the faster one here; or "float32", "bfloat16".
-        validation: share of the faces held out to measure the progress.
-        preview_every: iterations between previews, each with a checkpoint.
-        backup_every: iterations between checkpoints kept for good.
-        keep: newest checkpoints kept.
-        seed: of weights, sampling and augmentation.
-        augmentation: how the faces are varied.
-        losses: how much each loss counts.
+        iterations: Updates in all, a resumed training counts on.
+        batch_size: Faces of A, and as many of B, in each update.
+        learning_rate: Of the generator; the discriminators' is twice that.
+        adversarial_loss: "mixup_lsgan" or "relativistic_avg_lsgan".
+        perceptual: "auto" with VGGFace if it is there; or "required", "off".
+        swap_decoders: Whether, at 80 % of the training, they exchange persons.
+        updates: "fused" all at once; or "separate", as the original does.
+        precision: "auto" is the faster one here; or "float32", "bfloat16".
+        validation: Share of the faces held out to measure the progress, [0, 1).
+        preview_every: Iterations between previews, each with a checkpoint.
+        backup_every: Iterations between checkpoints kept for good.
+        keep: Newest checkpoints kept.
+        seed: Of weights, sampling and augmentation.
+        augmentation: How the faces are varied.
+        losses: How much each loss counts.
+
+    Raises:
+        ValueError: A value is out of its range.
     """
 
     iterations: int = 40_000
@@ -84,15 +103,9 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        for name in (
-            "iterations",
-            "batch_size",
-            "preview_every",
-            "backup_every",
-            "keep",
-            "seed",
-        ):
-            value, least = getattr(self, name), 0 if name == "seed" else 1
+        counts = ("iterations", "batch_size", "preview_every", "backup_every", "keep")
+        for name, least in [*((count, 1) for count in counts), ("seed", 0)]:
+            value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise ValueError(
                     f"{name} must be a whole number >= {least}, got {value!r}"
@@ -114,41 +127,16 @@ class TrainSettings:
                 )
 
 
-@dataclass(frozen=True)
-class Phase:
-    """What holds from a share of the training on, until the next phase."""
-
-    start: float  # share of all iterations, [0, 1)
-    perceptual: bool  # whether the perceptual loss is on
-    hinge_margin: float | None  # alpha the mask is pushed above; None: towards 0
-    learning_rate_factor: float
-    decoders_swapped: bool = False  # entered by exchanging the decoders of A and B
-
-
-PHASES = (
-    Phase(0, False, None, 1.0),
-    Phase(1 / 5, True, None, 1.0),
-    Phase(3 / 10, True, 0.5, 1.0),
-    Phase(2 / 5, True, 0.2, 1.0),
-    Phase(1 / 2, True, 0.4, 1.0),
-    Phase(2 / 3, True, None, 0.3),
-    Phase(8 / 10, True, 0.1, 0.3, True),
-    Phase(9 / 10, True, None, 0.1, True),
-)
-"""The schedule of faceswap-GAN v2.2 (2018)."""
-
-
-def phase_at(iteration: int, iterations: int) -> Phase:
-    """Looks up the phase of an iteration.
+def phase_at(progress: float) -> Phase:
+    """Looks up what holds at a point of the schedule.
 
     Args:
-        iteration: counted from 0.
-        iterations: of the whole training.
+        progress: Share of the training that is done, 0 or more.
 
     Returns:
         The last phase that has started.
     """
-    return [p for p in PHASES if p.start * iterations <= iteration][-1]
+    return [phase for phase in PHASES if phase.start <= progress][-1]
 
 
 def train(
@@ -169,39 +157,40 @@ def train(
 
     The model folder gets `checkpoints/`, `previews/`, `timelapse.mp4`, `losses.csv`,
     `validation.csv` and `tensorboard/`. Where it already holds a checkpoint, training
-    goes on from there, with the batches it would have seen. An interrupt (Ctrl-C, the
+    goes on from there, with the batches it would have seen; what the schedule had
+    reached stays reached, also with more iterations. An interrupt (Ctrl-C, the
     notebook's stop button) saves a checkpoint and ends training without an error.
 
     Args:
-        faces_a: folder of A's crops, as of `fsgan.extract_faces`.
-        faces_b: folder of B's crops; None where the model knows one person only.
-        model_dir: folder of the model, made when it is missing.
-        masks_a: folder of A's eye masks, as of `fsgan.make_eye_masks`; None trains
+        faces_a: Folder of A's crops, as of `fsgan.extract_faces`.
+        faces_b: Folder of B's crops; None where the model knows one person only.
+        model_dir: Folder of the model, made when it is missing.
+        masks_a: Folder of A's eye masks, as of `fsgan.make_eye_masks`; None trains
             without the extra weight on the eyes.
-        masks_b: folder of B's eye masks.
-        model: the architecture; None takes that of the checkpoint, or the default.
-        settings: how to train; None takes those of the checkpoint, or the defaults.
+        masks_b: Folder of B's eye masks.
+        model: The architecture; None takes that of the checkpoint, or the default.
+        settings: How to train; None takes those of the checkpoint, or the defaults.
             Those of a checkpoint may only be changed in `iterations`, `learning_rate`,
             `precision`, `preview_every`, `backup_every` and `keep`.
-        resume: whether to go on where the model folder holds a checkpoint; if not, such
+        resume: Whether to go on where the model folder holds a checkpoint; if not, such
             a folder is refused.
-        start_from: model folder of another training, whose weights to start with.
-        transfer: what to take from `start_from`: "encoder", or "all" networks.
-        on_preview: called with the iteration and the preview, RGB uint8, whenever one
+        start_from: Model folder of another training, whose weights to start with.
+        transfer: What to take from `start_from`: "encoder", or "all" networks.
+        on_preview: Called with the iteration and the preview, RGB uint8, whenever one
             is drawn: before the first update, then every `preview_every`.
 
     Returns:
         The last checkpoint's folder.
 
     Raises:
-        FileNotFoundError: a folder is missing, or `perceptual="required"` and the
+        FileNotFoundError: A folder is missing, or `perceptual="required"` and the
             weights of VGGFace are missing.
-        ValueError: a folder is empty, masks do not match the faces, or the model folder
+        ValueError: A folder is empty, masks do not match the faces, or the model folder
             holds a training with other settings.
         OSError: `model_dir` cannot be written.
-        FloatingPointError: a loss is no longer a number, or exploded; the last
+        FloatingPointError: A loss is no longer a number, or exploded; the last
             checkpoint is good.
-        MemoryError: batch and networks do not fit.
+        MemoryError: Batch and networks do not fit.
     """
     model_dir = Path(model_dir)
     checkpoint = latest_checkpoint(model_dir)
@@ -218,102 +207,168 @@ def train(
             f"the model knows {model.people} person(s): faces_b must be "
             + ("None" if model.people == 1 else "a folder of faces")
         )
-    coverage = model.coverage
     folders = [(faces_a, masks_a), (faces_b, masks_b)][: model.people]
-    trained, held_out = zip(
-        *(
-            split_faces(
-                load_faces(faces, masks, model.resolution, coverage),
-                settings.validation,
-            )
-            for faces, masks in folders
-        ),
-        strict=True,
-    )
+    faces = [
+        load_faces(crops, masks, model.resolution, model.coverage)
+        for crops, masks in folders
+    ]
     gan = _build(model, settings)
+    training = _Training(model_dir, settings, gan, faces, on_preview)
     if checkpoint:
+        training.restore(checkpoint)
+    elif start_from is not None:
+        transfer_weights(start_from, gan.networks, gan.config, transfer)
+    return training.run()
+
+
+class _Training:
+    """A training under way: what it trains, on what, and how far it is."""
+
+    def __init__(
+        self,
+        model_dir: Path,
+        settings: TrainSettings,
+        gan: FaceSwapGAN,
+        faces: list[FaceSet],
+        on_preview: Callable[[int, np.ndarray], None] | None,
+    ) -> None:
+        self.model_dir = model_dir
+        self.settings = settings
+        self.gan = gan
+        splits = [split_faces(of_one, settings.validation) for of_one in faces]
+        self.trained, self.held_out = zip(*splits, strict=True)
+        self.on_preview = on_preview
+        self.reached = 0.0  # share of the schedule when this run began
+
+    @property
+    def progress(self) -> float:
+        """Share of the schedule that is done, [0, 1]; it never decreases.
+
+        A finished training that is given more iterations stays in its last phase.
+        """
+        done = self.gan.iteration / self.settings.iterations
+        return min(1.0, max(self.reached, done))
+
+    def restore(self, checkpoint: Path) -> None:
+        """Goes on from a checkpoint."""
+        gan = self.gan
         saved = load_checkpoint(checkpoint, gan.networks, gan.optimizers)
         gan.iteration = saved["iteration"]
         gan.decoders_swapped = saved.get("decoders_swapped", False)
+        planned = saved.get("training", {}).get("iterations")
+        done = min(1.0, gan.iteration / planned) if planned else 0.0
+        self.reached = saved.get("progress", done)  # older checkpoints have none
         log.info("going on at iteration %d of %s", gan.iteration, checkpoint)
-    elif start_from is not None:
-        transfer_weights(start_from, gan.networks, gan.config, transfer)
 
-    def save() -> Path:
-        record = {
-            "model": gan.config,
-            "iteration": gan.iteration,
-            "decoders_swapped": gan.decoders_swapped,
-            "training": asdict(settings),
-            "phase": asdict(phase_at(gan.iteration, settings.iterations)),
-            "versions": {name: version(name) for name in ("fsgan", "keras", "numpy")},
-        }
-        return save_checkpoint(
-            model_dir,
-            gan.networks,
-            gan.optimizers,
-            record,
-            settings.keep,
-            settings.backup_every,
-        )
+    def run(self) -> Path:
+        """Trains to the last iteration, or to an interrupt; the newest checkpoint."""
+        interrupted = False
+        self.log = TrainingLog(self.model_dir, self.gan.iteration)
+        with self.log:
+            try:
+                self.loop()
+            except KeyboardInterrupt:
+                interrupted = True
+        folder = self.save()
+        if folder is None:
+            raise FloatingPointError(
+                "the losses exploded before the first checkpoint: train anew with a "
+                "smaller learning_rate"
+            )
+        if interrupted:
+            log.warning(
+                "stopped at iteration %d, saved in %s: call train again with the same "
+                "folders to go on",
+                self.gan.iteration,
+                folder,
+            )
+        else:
+            make_timelapse(self.model_dir)
+        return folder
 
-    def look() -> None:
-        errors = {
-            f"reconstruction_{side}": reconstruction_error(gan, faces, side, coverage)
-            for side, faces in zip(model.sides, held_out, strict=True)
-            if len(faces)
-        }
-        picture = draw_preview(gan, trained, coverage)
-        training_log.add_validation(gan.iteration, errors, picture)
-        path = model_dir / "previews" / f"{gan.iteration:07d}.png"
-        write_image(path, picture, xmp=image_xmp())
-        if on_preview:
-            on_preview(gan.iteration, picture)
-
-    try:
+    def loop(self) -> None:
+        """Updates the networks, and now and then saves and shows them."""
+        gan, settings = self.gan, self.settings
         with (
-            TrainingLog(model_dir, gan.iteration) as training_log,
             batches(
-                trained,
+                self.trained,
                 batch_size=settings.batch_size,
-                resolution=model.resolution,
-                coverage=coverage,
+                resolution=gan.config.resolution,
+                coverage=gan.config.coverage,
                 settings=settings.augmentation,
                 seed=settings.seed,
                 first_iteration=gan.iteration * gan.batches_per_step,
             ) as stream,
-            tqdm(
-                total=settings.iterations, initial=gan.iteration, desc="train"
-            ) as progress,
-            explained_out_of_memory(settings.batch_size, model.resolution),
+            tqdm(total=settings.iterations, initial=gan.iteration, desc="train") as bar,
+            explained_out_of_memory(settings.batch_size, gan.config.resolution),
         ):
             if gan.iteration == 0:
-                look()
+                self.preview()
             while gan.iteration < settings.iterations:
-                terms = _enter_phase(gan, settings)
-                chosen = islice(stream, gan.batches_per_step)
-                losses = gan.train_on_batch(terms, *chosen)
-                progress.update()
-                if means := training_log.add(gan.iteration, losses):
-                    progress.set_postfix(_summary(means))
-                if gan.iteration % settings.preview_every == 0:
-                    if training_log.healthy:
-                        save()
-                    look()
-            if gan.iteration % settings.preview_every:
-                look()
-    except KeyboardInterrupt:
-        folder = save()
-        log.warning(
-            "stopped at iteration %d, saved in %s: call train again with the same "
-            "folders to go on",
-            gan.iteration,
-            folder,
+                self.enter_phase()
+                losses = gan.train_on_batch(*islice(stream, gan.batches_per_step))
+                bar.update()
+                if means := self.log.add(gan.iteration, losses):
+                    bar.set_postfix(_summary(means))
+                last = gan.iteration == settings.iterations
+                if last or gan.iteration % settings.preview_every == 0:
+                    self.save()
+                    self.preview()
+
+    def enter_phase(self) -> None:
+        """Puts in force what the schedule asks for now."""
+        gan, phase = self.gan, phase_at(self.progress)
+        gan.enter_phase(phase)
+        may_swap = self.settings.swap_decoders and gan.config.people == 2
+        if may_swap and phase.decoders_swapped and not gan.decoders_swapped:
+            log.info("iteration %d: the decoders are swapped", gan.iteration)
+            gan.swap_decoders()
+
+    def save(self) -> Path | None:
+        """Writes a checkpoint unless the losses seem to explode; returns the newest."""
+        gan = self.gan
+        if not self.log.healthy:
+            newest = latest_checkpoint(self.model_dir)
+            log.warning(
+                "iteration %d: the losses seem to explode, not saved; the last good "
+                "checkpoint is %s",
+                gan.iteration,
+                newest,
+            )
+            return newest
+        packages = ("fsgan", "keras", "numpy")
+        record = {
+            "model": gan.config,
+            "iteration": gan.iteration,
+            "decoders_swapped": gan.decoders_swapped,
+            "progress": self.progress,
+            "phase": asdict(phase_at(self.progress)),
+            "training": asdict(self.settings),
+            "versions": {name: version(name) for name in packages},
+        }
+        return save_checkpoint(
+            self.model_dir,
+            gan.networks,
+            gan.optimizers,
+            record,
+            keep=self.settings.keep,
+            backup=self.settings.backup_every,
         )
-        return folder
-    folder = save()
-    make_timelapse(model_dir)
-    return folder
+
+    def preview(self) -> None:
+        """Draws a preview and measures the error on held-out faces."""
+        gan = self.gan
+        errors = {
+            f"reconstruction_{side}": reconstruction_error(gan, faces, side)
+            for side, faces in zip(gan.config.sides, self.held_out, strict=True)
+            if len(faces)
+        }
+        picture = draw_preview(gan, self.trained)
+        self.log.add_validation(gan.iteration, errors, picture)
+        path = self.model_dir / PREVIEWS / f"{gan.iteration:07d}.png"
+        write_image(path, picture, xmp=image_xmp())
+        if self.on_preview:
+            self.on_preview(gan.iteration, picture)
 
 
 def _settings_to_go_on(
@@ -323,15 +378,10 @@ def _settings_to_go_on(
     saved = read_settings(checkpoint)
     saved_model = saved["model"]
     if "training" in saved:
-        saved_settings = TrainSettings(
-            **saved["training"]
-            | {
-                "augmentation": AugmentationSettings(
-                    **saved["training"]["augmentation"]
-                ),
-                "losses": LossWeights(**saved["training"]["losses"]),
-            }
-        )
+        training = dict(saved["training"])
+        training["augmentation"] = AugmentationSettings(**training["augmentation"])
+        training["losses"] = LossWeights(**training["losses"])
+        saved_settings = TrainSettings(**training)
     else:  # weights trained elsewhere
         saved_settings = settings or TrainSettings()
     model, settings = model or saved_model, settings or saved_settings
@@ -380,18 +430,6 @@ def _build(model: ModelConfig, settings: TrainSettings) -> FaceSwapGAN:
         precision=precision,
         vggface=vggface,
     )
-
-
-def _enter_phase(gan: FaceSwapGAN, settings: TrainSettings) -> PhaseTerms:
-    """Puts the phase of the next iteration in force."""
-    phase = phase_at(gan.iteration, settings.iterations)
-    gan.set_learning_rate(phase.learning_rate_factor)
-    if settings.swap_decoders and gan.config.people == 2:
-        if phase.decoders_swapped and not gan.decoders_swapped:
-            log.info("iteration %d: the decoders are swapped", gan.iteration)
-            gan.swap_decoders()
-        gan.decoders_swapped = phase.decoders_swapped
-    return PhaseTerms.of(settings.losses, phase.hinge_margin, phase.perceptual)
 
 
 def _summary(losses: dict[str, float]) -> dict[str, str]:
