@@ -45,7 +45,7 @@ from fsgan.faces.geometry import crop_matrix
 from fsgan.media.reader import probe, read_frames
 from fsgan.media.writer import VideoWriter
 from fsgan.models.checkpoint import latest_checkpoint, load_generator, save_checkpoint
-from fsgan.swap.color import match_colors
+from fsgan.swap.color import ColorMatcher
 from fsgan.swap.compositing import feather
 from fsgan.swap.generator import FaceGenerator
 from fsgan.training.gan import FaceSwapGAN, Phase
@@ -291,7 +291,7 @@ def paste(
     crop = cv2.warpAffine(frame, matrix, (64, 64))
     alpha, rgb = generator.predict_on_batch(crop[None].astype(np.float32) / 127.5 - 1)
     alpha = alpha[0] * fade
-    rgb = match_colors((rgb[0] + 1) * 127.5, crop, alpha, "hist_match")
+    rgb = ColorMatcher("hist_match").match((rgb[0] + 1) * 127.5, crop, alpha)
     size, flags = frame.shape[1::-1], cv2.WARP_INVERSE_MAP | cv2.INTER_CUBIC
     alpha = cv2.warpAffine(alpha, matrix, size, flags=flags)[..., None]
     rgb = cv2.warpAffine(rgb, matrix, size, flags=flags)

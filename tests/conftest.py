@@ -1,6 +1,7 @@
 """Shared by all tests: a quiet TensorFlow and one detector."""
 
 import os
+from functools import cache
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Tests run side by side: a thread each, and the same sums on every machine.
@@ -47,3 +48,30 @@ def collins(portrait, detector) -> np.ndarray:
 @pytest.fixture(scope="module")
 def hopper(detector) -> np.ndarray:
     return _views(_hopper().image, detector)
+
+
+@pytest.fixture(scope="session")
+def gray_model(tmp_path_factory):
+    """Folder of an untrained model whose B is plain gray, fully opaque."""
+    from fsgan.models.checkpoint import save_checkpoint
+    from fsgan.models.networks import ModelConfig, build_networks
+
+    model = ModelConfig(64, "lite", attention=False, discriminators=False)
+    networks = build_networks(model)
+    for layer, channels, bias in (("rgb", 3, 0), ("alpha", 1, 20)):
+        weights = [np.zeros((5, 5, 32, channels)), np.full(channels, bias)]
+        networks["decoder_b"].get_layer(layer).set_weights(weights)
+    folder = tmp_path_factory.mktemp("model")
+    save_checkpoint(folder, networks, {}, {"model": model, "iteration": 0})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared_generators():
+    """Each generator is loaded once, as that takes seconds, and in float32."""
+    from fsgan.swap import generator
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generator, "fastest_precision", lambda: "float32")
+        patch.setattr(generator, "FaceGenerator", cache(generator.FaceGenerator))
+        yield

@@ -1,4 +1,4 @@
-"""A generated face's colours: matched to the face that it replaces, and steadily."""
+"""The colours of generated faces: matched to the faces that they replace."""
 
 import cv2
 import numpy as np
@@ -15,58 +15,34 @@ _XYZ = np.array(
     ]
 )
 _LEVELS = np.arange(256)
-_SHARES = (_LEVELS + 0.5) / 256  # at which the quantiles of a histogram are kept
-_MOST_RUNS = 64  # remembered by a ColorMatcher: many more than faces in a frame
-
-
-def match_colors(
-    image: np.ndarray, reference: np.ndarray, alpha: np.ndarray, method: str
-) -> np.ndarray:
-    """Gives a generated face the colours of the face that it replaces.
-
-    Statistics of both pictures are weighted by the mask, so the background, which is
-    not replaced, has no say.
-
-    Args:
-        image: generated face, RGB float [0, 255] (height, width, 3).
-        reference: the face in its place, RGB [0, 255] (height, width, 3).
-        alpha: mask, float [0, 1] (height, width, 1).
-        method: "none"; "adain" matches mean and deviation of each channel; "adain_xyz"
-            and "lab" do so in the colour spaces XYZ and CIELAB; "hist_match" matches
-            the histograms.
-
-    Returns:
-        RGB float32 [0, 255] (height, width, 3).
-
-    Raises:
-        ValueError: `method` is unknown.
-
-    Source: faceswap-GAN v2.2 (2018); adain after Huang and Belongie, "Arbitrary style
-    transfer in real-time with adaptive instance normalization", 2017; lab after
-    Reinhard et al., "Color transfer between images", 2001.
-    """
-    return ColorMatcher(method).match(image, reference, alpha)
+_PROBABILITIES = (_LEVELS + 0.5) / 256  # of the quantiles that stand for a histogram
+_MAX_RUNS = 64  # remembered, many more than faces in a frame
 
 
 class ColorMatcher:
-    """Matches the colours of the faces of a video, steadily.
+    """Gives generated faces the colours of the faces that they replace.
 
-    The colours of the face that is replaced are averaged over the frames before: means
-    and deviations, or, for "hist_match", quantiles, of which the average lies between
-    two lights where that of histograms would show both. Those of the generated face are
-    each frame's own, so that its unrest is taken out and not passed on.
+    Statistics are weighted by the mask, so the background has no influence. In a video
+    those of the replaced face (moments; for "hist_match" quantiles) are averaged over
+    the frames before. Those of the generated face are each frame's own, so that its
+    flicker is removed.
     """
 
     def __init__(self, method: str, smoothing: float = 0.8) -> None:
         """Starts without having seen a face.
 
         Args:
-            method: as of `match_colors`.
-            smoothing: share of the colours that is kept from frame to frame, in [0, 1);
-                0 takes each frame for itself.
+            method: "none"; "adain" matches mean and deviation of each channel;
+                "adain_xyz" and "lab" do so in XYZ and CIELAB; "hist_match" matches the
+                histograms.
+            smoothing: share of the colours that is kept from frame to frame, in [0, 1).
 
         Raises:
             ValueError: `method` is unknown or `smoothing` out of range.
+
+        Source: faceswap-GAN v2.2 (2018); adain after Huang and Belongie, "Arbitrary
+        style transfer in real-time with adaptive instance normalization", 2017; lab
+        after Reinhard et al., "Color transfer between images", 2001.
         """
         if method not in COLOR_METHODS:
             raise ValueError(f"color must be one of {COLOR_METHODS}, got {method!r}")
@@ -74,23 +50,23 @@ class ColorMatcher:
             raise ValueError(f"color_smoothing must be in [0, 1), got {smoothing}")
         self._method = method
         self._new_share = 1 - smoothing
-        self._runs: dict[int, np.ndarray] = {}  # colours of each, the last seen last
+        self._runs: dict[int, np.ndarray] = {}  # the last seen last
 
     def match(
         self,
         image: np.ndarray,
         reference: np.ndarray,
         alpha: np.ndarray,
-        track: int | None = None,
+        run: int | None = None,
     ) -> np.ndarray:
-        """Gives the next generated face the colours of the face that it replaces.
+        """Matches the colours of the next face.
 
         Args:
-            image: as of `match_colors`.
-            reference: as of `match_colors`.
-            alpha: as of `match_colors`.
-            track: number of the face's uninterrupted run through the video; its first
-                frame is matched as by `match_colors`. None takes the face for itself.
+            image: generated face, RGB [0, 255] (height, width, 3).
+            reference: the face that it replaces, RGB [0, 255] (height, width, 3).
+            alpha: mask, float [0, 1] (height, width, 1).
+            run: number of the face's uninterrupted run through the video, over which
+                colours are smoothed; None matches the face on its own.
 
         Returns:
             RGB float32 [0, 255] (height, width, 3).
@@ -99,14 +75,14 @@ class ColorMatcher:
         if self._method == "none" or not alpha.any():
             return image.clip(0, 255)
         pixels = _to_space(image, self._method)
+        target = _to_space(np.asarray(reference, np.float32), self._method)
         weights = alpha.ravel().astype(np.float64)
         weights /= weights.sum()
-        reference = _to_space(np.asarray(reference, np.float32), self._method)
         if self._method == "hist_match":
-            matched = self._match_histograms(pixels, reference, weights, track)
+            matched = self._match_histograms(pixels, target, weights, run)
         else:
             mean, deviation = _moments(pixels, weights)
-            wanted = self._steady(np.stack(_moments(reference, weights)), track)
+            wanted = self._smooth(np.stack(_moments(target, weights)), run)
             gain = wanted[1] / np.maximum(deviation, 1e-3)  # 0 in a plain face
             matched = (pixels - mean) * gain + wanted[0]
         matched = _from_space(matched, self._method)
@@ -114,10 +90,7 @@ class ColorMatcher:
 
     @property
     def state(self) -> dict[str, np.ndarray]:
-        """All that a later matcher needs to go on: int64 and float64 arrays.
-
-        Setting it to that of a matcher of the same method restores it exactly.
-        """
+        """The colours remembered, int64 and float64 arrays; set it to restore them."""
         return {
             "tracks": np.array(list(self._runs), np.int64),
             "colors": np.array(list(self._runs.values()), np.float64),
@@ -125,42 +98,41 @@ class ColorMatcher:
 
     @state.setter
     def state(self, state: dict[str, np.ndarray]) -> None:
-        tracks = np.asarray(state["tracks"]).tolist()
+        runs = np.asarray(state["tracks"]).tolist()
         colors = np.array(state["colors"], np.float64)
-        self._runs = dict(zip(tracks, colors, strict=True))
+        self._runs = dict(zip(runs, colors, strict=True))
 
-    def forget(self) -> None:
-        """Forgets the faces seen so far; the next is of another video."""
-        self._runs.clear()
-
-    def _steady(self, colors: np.ndarray, track: int | None) -> np.ndarray:
-        """The colours of a face, averaged over its run."""
-        if track is None:
+    def _smooth(self, colors: np.ndarray, run: int | None) -> np.ndarray:
+        """Averages the colours of a face over its run."""
+        if run is None:
             return colors
-        kept = self._runs.pop(track, colors)
-        self._runs[track] = kept + self._new_share * (colors - kept)
-        if len(self._runs) > _MOST_RUNS:
+        kept = self._runs.pop(run, colors)
+        self._runs[run] = kept + self._new_share * (colors - kept)
+        if len(self._runs) > _MAX_RUNS:
             del self._runs[next(iter(self._runs))]
-        return self._runs[track]
+        return self._runs[run]
 
     def _match_histograms(
         self,
         image: np.ndarray,
         reference: np.ndarray,
         weights: np.ndarray,
-        track: int | None,
+        run: int | None,
     ) -> np.ndarray:
         """Maps the levels of each channel so that its histogram is the reference's."""
         histograms = [_histogram(channel, weights) for channel in reference.T]
-        quantiles = np.stack([_quantiles(histogram) for histogram in histograms])
-        shifts = self._steady(quantiles, track) - quantiles
+        quantiles = np.stack([_quantiles(wanted) for wanted in histograms])
+        shifts = self._smooth(quantiles, run) - quantiles
         channels = []
         for channel, wanted, shift in zip(image.T, histograms, shifts, strict=True):
             histogram = _histogram(channel, weights)
-            seen = np.flatnonzero(histogram)
-            share = histogram.cumsum()[seen]
-            levels = _quantiles(wanted, share) + np.interp(share, _SHARES, shift)
-            channels.append(_look_up(np.interp(_LEVELS, seen, levels), channel))
+            levels = np.flatnonzero(histogram)
+            share = histogram.cumsum()[levels]
+            new = _quantiles(wanted, share) + np.interp(share, _PROBABILITIES, shift)
+            curve = np.interp(_LEVELS, levels, new)
+            lower, part = _split(channel)
+            slope = np.diff(curve, append=curve[-1])
+            channels.append(curve[lower] + part * slope[lower])
         return np.stack(channels, axis=-1)
 
 
@@ -174,7 +146,7 @@ def _to_space(image: np.ndarray, method: str) -> np.ndarray:
 
 
 def _from_space(pixels: np.ndarray, method: str) -> np.ndarray:
-    """RGB [0, 255] (n, 3) of pixels in the colour space of a method."""
+    """RGB [0, 255] of pixels (n, 3) in the colour space of a method."""
     if method == "lab":
         # OpenCV's way there is off by a level, its way back is not; scikit-image's way
         # back warns of each colour that sRGB lacks.
@@ -200,16 +172,12 @@ def _histogram(channel: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return histogram
 
 
-def _quantiles(histogram: np.ndarray, shares: np.ndarray = _SHARES) -> np.ndarray:
-    """Levels below which the given shares of a histogram lie."""
-    seen = np.flatnonzero(histogram)
-    return np.interp(shares, histogram.cumsum()[seen], seen)
-
-
-def _look_up(curve: np.ndarray, channel: np.ndarray) -> np.ndarray:
-    """The curve's value at each value of a channel."""
-    lower, part = _split(channel)
-    return curve[lower] + part * np.diff(curve, append=curve[-1])[lower]
+def _quantiles(
+    histogram: np.ndarray, probabilities: np.ndarray = _PROBABILITIES
+) -> np.ndarray:
+    """Quantiles of a histogram, in levels."""
+    levels = np.flatnonzero(histogram)
+    return np.interp(probabilities, histogram.cumsum()[levels], levels)
 
 
 def _split(channel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Generated faces back into the frame: feathering, blending, layouts."""
+"""Generated faces back into the frame: placing, blending, layouts."""
 
 from typing import NamedTuple
 
@@ -8,19 +8,15 @@ import numpy as np
 from fsgan.faces.geometry import invert, transform_points, warp
 
 BLEND_METHODS = ("alpha", "poisson", "multiband")
-LAYOUTS = {
-    1: "result",
-    2: "source and result",
-    3: "source, result and mask over the darkened source",
-}
+LAYOUTS = (1, 2, 3)
 
 
 class Layer(NamedTuple):
     """A generated face in its place in the frame.
 
     Attributes:
-        rows: rows of the frame that it may touch.
-        columns: columns of the frame that it may touch.
+        rows: rows of the frame that it covers.
+        columns: columns of the frame that it covers.
         rgb: RGB float32 [0, 255] (rows, columns, 3).
         alpha: float32 [0, 1] (rows, columns, 1); 1 shows the generated pixel.
     """
@@ -60,7 +56,7 @@ def place(
         frame: RGB uint8 (height, width, 3); only its shape is used.
 
     Returns:
-        The face, cut off where the frame ends; of no pixels when it is outside.
+        The face, cut off where the frame ends; without pixels when it is outside.
     """
     size = rgb.shape[0]
     inverse = invert(matrix)
@@ -76,17 +72,17 @@ def place(
         return Layer(rows, columns, empty[..., :3], empty[..., 3:])
     inverse[:, 2] -= (left, top)
     placed = warp(rgb, inverse, extent, interpolation=cv2.INTER_CUBIC)
-    placed.clip(0, 255, out=placed)  # cubic curves overshoot
+    placed.clip(0, 255, out=placed)  # cubic interpolation overshoots
     mask = warp(alpha, inverse, extent, border=cv2.BORDER_CONSTANT)
     return Layer(rows, columns, placed, mask[..., None])
 
 
 def sharpen(layer: Layer, amount: float) -> Layer:
-    """Brings out the details of a generated face by an unsharp mask.
+    """Sharpens a generated face by an unsharp mask.
 
     Args:
         layer: the face; left as it is.
-        amount: at least 0, of the details to add; 0 changes nothing.
+        amount: at least 0, of the details to add.
 
     Returns:
         The face with new `rgb`.
@@ -109,8 +105,7 @@ def enhance(result: np.ndarray, source: np.ndarray, amount: float) -> np.ndarray
         amount: at least 0; 0 changes nothing.
 
     Returns:
-        RGB uint8 (height, width, 3), (1 + amount) * result - amount * source, clipped;
-        where nothing was swapped that is the source.
+        RGB uint8, (1 + amount) * result - amount * source, clipped.
 
     Source: faceswap-GAN v2.2 (2018).
     """
@@ -125,8 +120,8 @@ def blend(frame: np.ndarray, layers: list[Layer], method: str = "alpha") -> np.n
     Args:
         frame: RGB uint8 (height, width, 3); left as it is.
         layers: the faces, the last on top.
-        method: "alpha" mixes by the mask; "poisson" first fits the face's light to what
-            lies around it; "multiband" mixes fine details over a shorter way than
+        method: "alpha" mixes by the mask; "poisson" first fits the face's light to its
+            surroundings; "multiband" mixes fine details over a narrower border than
             coarse ones.
 
     Returns:
@@ -145,6 +140,42 @@ def blend(frame: np.ndarray, layers: list[Layer], method: str = "alpha") -> np.n
         if layer.alpha.any():
             _lay(result[layer.rows, layer.columns], layer.rgb, layer.alpha, method)
     return result
+
+
+def flatten(layers: list[Layer], shape: tuple[int, ...]) -> np.ndarray:
+    """Lays generated faces over each other on a transparent picture.
+
+    Args:
+        layers: the faces, the last on top.
+        shape: (height, width, ...) of the frame.
+
+    Returns:
+        RGBA uint8 (height, width, 4) with straight alpha; laid over the frame it looks
+        as `blend` by "alpha" does, to 1 level; transparent black without a face.
+
+    Source: Porter and Duff, "Compositing digital images", 1984.
+    """
+    picture = np.zeros((*shape[:2], 4), np.uint8)
+    if not layers:
+        return picture
+    top = min(layer.rows.start for layer in layers)
+    bottom = max(layer.rows.stop for layer in layers)
+    left = min(layer.columns.start for layer in layers)
+    right = max(layer.columns.stop for layer in layers)
+    mixed = np.zeros((bottom - top, right - left, 4), np.float32)  # premultiplied
+    for rows, columns, rgb, alpha in layers:
+        under = mixed[rows.start - top : rows.stop - top]
+        under = under[:, columns.start - left : columns.stop - left]
+        under *= 1 - alpha
+        under[..., :3] += alpha * rgb
+        under[..., 3:] += alpha * 255
+    alpha = np.rint(mixed[..., 3:])
+    # By the rounded alpha, as that is what others will multiply by.
+    straight = mixed[..., :3] * 255 / np.maximum(alpha, 1)
+    straight[alpha[..., 0] == 0] = 0
+    flat = np.concatenate([np.rint(straight), alpha], axis=-1)
+    picture[top:bottom, left:right] = flat.clip(0, 255)
+    return picture
 
 
 def lay_out(
@@ -166,7 +197,7 @@ def lay_out(
         ValueError: `layout` is none of these.
     """
     if layout not in LAYOUTS:
-        raise ValueError(f"layout must be one of {tuple(LAYOUTS)}, got {layout!r}")
+        raise ValueError(f"layout must be one of {LAYOUTS}, got {layout!r}")
     if layout == 1:
         return result
     if layout == 2:

@@ -1,5 +1,6 @@
 """Stage: from footage and a trained model to swapped footage."""
 
+import html
 import logging
 import shutil
 import time
@@ -19,6 +20,7 @@ from fsgan.media.credentials import check_certificate, sign
 from fsgan.media.images import (
     PICTURE_SUFFIXES,
     list_images,
+    picture_html,
     read_image,
     write_beside,
     write_image,
@@ -31,12 +33,11 @@ from fsgan.media.provenance import (
 )
 from fsgan.media.reader import probe
 from fsgan.media.writer import ResumableWriter
-from fsgan.swap.render import SecondPass
+from fsgan.swap.render import Renderer
 from fsgan.swap.swapper import ConvertSettings, FaceSwapper
 
 log = logging.getLogger(__name__)
 
-_CROP_SIZE = 256  # pixels, of crops in which a person is looked for
 # fmt: off
 VIDEO_SUFFIXES = frozenset({
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".gif", ".mts",
@@ -52,10 +53,10 @@ class ConvertedVideo:
         path: the swapped video.
         frames: frames written.
         frames_with_face: those of them in which a face was swapped.
-        frames_damaged: those which the file holds damaged: they are left as they are.
+        frames_damaged: those that are damaged in the source and left as they are.
         frames_per_second: speed of the conversion, both passes together.
         swapped: numbers of the tracks whose faces were swapped.
-        faces: all that were followed, with their contact sheet.
+        faces: all that were found, with their contact sheet.
     """
 
     path: Path
@@ -73,6 +74,40 @@ class ConvertedVideo:
             f"face in {self.frames_with_face} of {self.frames} frames{damaged}, "
             f"{self.frames_per_second:.1f} frames/s"
         )
+
+    def __repr__(self) -> str:
+        """One line."""
+        return f"ConvertedVideo({self.path}: {self})"
+
+    def _repr_html_(self) -> str:
+        """That line and the contact sheet of the faces."""
+        sheet = self.faces.contact_sheet
+        picture = "" if sheet is None else picture_html(sheet)
+        return f"<p>{html.escape(f'{self.path}: {self}')}</p>{picture}"
+
+
+@dataclass(frozen=True)
+class ConvertedFiles:
+    """What became of many files; printed, it is a table, failures last.
+
+    Attributes:
+        converted: by source, what `convert_video` returned; of a photo, the number of
+            faces swapped.
+        failed: by source, why not.
+    """
+
+    converted: dict[Path, ConvertedVideo | int] = field(default_factory=dict)
+    failed: dict[Path, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """The table."""
+        rows = [
+            (path.name, done if isinstance(done, ConvertedVideo) else f"faces: {done}")
+            for path, done in self.converted.items()
+        ]
+        rows += [(path.name, f"FAILED: {why}") for path, why in self.failed.items()]
+        width = max((len(name) for name, _ in rows), default=0)
+        return "\n".join(f"{name:<{width}}  {what}" for name, what in rows)
 
 
 def convert_image(
@@ -92,7 +127,7 @@ def convert_image(
         model: folder given to `fsgan.train`, or a swapper, which is loaded already.
         settings: how to convert; None takes the defaults, or the swapper's.
         only: whose face to swap: another photo, or a folder of face crops, of the
-            person; without the extra `identity` few are recognised. None swaps all.
+            person; None swaps all.
         overwrite: whether `out` may be there already.
 
     Returns:
@@ -101,26 +136,26 @@ def convert_image(
     Raises:
         FileExistsError: `out` is there already.
         FileNotFoundError: `source`, the model or the reference is missing.
-        ValueError: `source` is not a photo, or a setting is wrong.
+        ValueError: `source` is not a photo, the model knows one person, or a setting is
+            wrong.
         OSError: `out` cannot be written.
     """
     source, out = Path(source), Path(out)
     _check_output(source, out, overwrite)
     if out.suffix.lower() not in PICTURE_SUFFIXES:
         raise ValueError(f"out must end in {', '.join(PICTURE_SUFFIXES)}, got {out}")
-    swapper = FaceSwapper.of(model, settings)
-    settings, image = swapper.settings, read_image(source)
-    _check_certificate(settings)
+    swapper = _load(model, settings)
+    image = read_image(source)
     faces = swapper.detector.detect(image)
     if only is not None:
         faces = _of_person(only, image, faces)
     [(picture, layers)] = swapper.swap([image], [faces])
-    marked = _is_marked(settings, source, bool(layers))
+    marked = _is_marked(swapper.settings, source, bool(layers))
     with write_beside(out) as path:
         write_image(path, picture, xmp=image_xmp() if marked else None)
         if marked:
-            _sign(path, settings, out)
-    _write_sidecar(marked, settings, source, out)
+            _sign(swapper.settings, out, path)
+    _write_sidecar(marked, swapper.settings, source, out)
     return len(layers)
 
 
@@ -139,18 +174,18 @@ def convert_video(
 ) -> ConvertedVideo:
     """Swaps the faces in a video and carries its sound over.
 
-    Two passes: the first finds and follows the faces (`fsgan.follow_faces`), so that
+    Two passes: the first finds and tracks the faces (`fsgan.follow_faces`), so that
     they are smoothed looking both ways; the second swaps them. What the first finds
     stays beside the output: `<out>.tracks.json`, with which a second conversion need
     not search again, and `<out>.tracks.png`, which shows each track with its number.
 
-    Frames pass by a few at a time, however long the video. The output takes its name
-    when it is complete. A conversion that was stopped or killed goes on from where it
-    was, if it is called again with the same arguments; the result is the same.
+    The output takes its name when it is complete. A conversion that was stopped or
+    killed continues where it was if it is called again with the same arguments; the
+    result is the same.
 
     Args:
-        source: the video; or a folder of pictures that follow each other.
-        out: the video to write, .mp4, .mov, .mkv or .webm; or a folder for numbered
+        source: the video, or a folder of pictures that follow each other in time.
+        out: the video to write, .mp4, .mov, .mkv or .webm; or a folder, for numbered
             pictures; marked as synthetic.
         model: folder given to `fsgan.train`, or a swapper, which is loaded already.
         settings: how to convert; None takes the defaults, or the swapper's.
@@ -159,18 +194,18 @@ def convert_video(
         faces: name given to `fsgan.follow_faces`; None takes that of `out`.
         start: first second to convert.
         end: second to stop at; None goes on to the end.
-        fps: frames a second of an image sequence; None takes 25.
+        fps: frames a second of a folder of pictures; None takes 25.
         overwrite: whether `out` may be there already.
 
     Returns:
-        Counts, speed and the faces followed.
+        Counts, speed and the faces found.
 
     Raises:
         FileExistsError: `out` is there already.
         FileNotFoundError: `source`, the model or the reference is missing.
         ValueError: `source` is not a video, no frame lies between `start` and `end`,
-            the reference shows no face or several, there is no track of that number, or
-            a setting is wrong.
+            the reference shows no face or several, there is no track of that number,
+            the model knows one person, or a setting is wrong.
         OSError: `out` cannot be written, or the disk is full.
     """
     source, out = Path(source), Path(out)
@@ -178,9 +213,8 @@ def convert_video(
     if not 0 <= start < (np.inf if end is None else end):
         raise ValueError(f"start must be in [0, end), got start={start}, end={end}")
     info = probe(source, fps)
-    swapper = FaceSwapper.of(model, settings)
+    swapper = _load(model, settings)
     settings = swapper.settings
-    _check_certificate(settings)
     if isinstance(only, str | Path):
         only = Identity.of(only)
     writer = partial(
@@ -195,10 +229,9 @@ def convert_video(
         crf=settings.crf,
         lossless=settings.lossless,
     )
-    layers = out.with_suffix(".layers") if settings.layers else None
-    writer(settings={})  # before the first pass, lest it be for nothing
+    writer(settings={})  # fails before the first pass
     began = time.perf_counter()
-    followed = follow_faces(
+    found = follow_faces(
         source,
         faces or out,
         min_face=settings.min_face,
@@ -209,158 +242,33 @@ def convert_video(
         end=end,
         fps=fps,
     )
-    chosen = _choose(followed, only)
+    chosen = _choose(found, only)
     marked = _is_marked(settings, source, bool(chosen))
+    marks = {}
     if marked:
-        writer = partial(
-            writer,
-            metadata=video_metadata(),
-            xmp=image_xmp(),
-            finish=partial(_mark, settings, out),
-        )
+        finish = partial(_sign, settings, out)
+        marks = {"metadata": video_metadata(), "xmp": image_xmp(), "finish": finish}
     whole = not start and end is None
-    if not chosen and whole and _is_copy(settings, source, out):
+    if not chosen and whole and _can_be_copied(settings, source, out):
         with write_beside(out) as path:
             shutil.copyfile(source, path)
-        frames = Counter({"all": info.frame_count})
+        counts = Counter({"all": info.frame_count})
     else:
-        swapping = SecondPass(swapper, info, followed, chosen, (start, end, fps))
-        with writer(settings=swapping.depends_on) as opened:
-            swapping.run(opened, layers)
-        frames = swapping.frames
+        renderer = Renderer(swapper, info, found, chosen, start, end, fps)
+        layers_dir = out.with_suffix(".layers") if settings.layers else None
+        with writer(settings=renderer.depends_on, **marks) as opened:
+            renderer.run(opened, layers_dir)
+        counts = renderer.counts
     _write_sidecar(marked, settings, source, out)
     return ConvertedVideo(
         out,
-        frames["all"],
-        frames["with face"],
-        frames["damaged"],
-        frames["all"] / (time.perf_counter() - began),
+        counts["all"],
+        counts["with face"],
+        counts["damaged"],
+        counts["all"] / (time.perf_counter() - began),
         tuple(sorted(chosen)),
-        followed,
+        found,
     )
-
-
-def _choose(
-    followed: FaceTracks, only: Identity | int | Collection[int] | None
-) -> set[int]:
-    """Numbers of the tracks to swap."""
-    tracks = followed.tracks
-    numbers = {track.number for track in tracks}
-    if only is None:
-        return numbers
-    if isinstance(only, Identity):
-        spans = [(track.first, track.last) for track in tracks]
-        same = only.choose(followed.crops(tracks), spans)
-        return {
-            track.number for track, is_same in zip(tracks, same, strict=True) if is_same
-        }
-    wanted = set(only) if isinstance(only, Collection) else {only}
-    if unknown := wanted - numbers:
-        raise ValueError(
-            f"only must name tracks of {followed.source}: there is no {min(unknown)} "
-            f"among {sorted(numbers)}; look at the picture of the tracks"
-        )
-    return wanted
-
-
-def _of_person(
-    person: Identity | str | Path, image: np.ndarray, faces: list[Face]
-) -> list[Face]:
-    """The face of a photo that is the person's, if there is one."""
-    person = person if isinstance(person, Identity) else Identity.of(person)
-    crops = [
-        align(image, crop_matrix(face.landmarks, _CROP_SIZE), _CROP_SIZE)[None]
-        for face in faces
-    ]
-    same = person.choose(crops, [(0, 0)] * len(faces))
-    return [face for face, is_same in zip(faces, same, strict=True) if is_same]
-
-
-def _is_copy(settings: ConvertSettings, source: Path, out: Path) -> bool:
-    """Whether frames that stay as they are may stay in their file, too."""
-    same_kind = source.suffix.lower() == out.suffix.lower() and source.is_file()
-    return same_kind and not settings.lossless and settings.layout == 1
-
-
-def _is_marked(settings: ConvertSettings, source: str | Path, swapped: bool) -> bool:
-    """Whether the output is marked as synthetic; why not, the log says."""
-    if not swapped:
-        log.warning(
-            "no face found to swap in %s: it is left as it is, and not marked as "
-            "synthetic",
-            source,
-        )
-    elif not settings.mark:
-        log.warning(
-            "marks are off: say yourself that what is made of %s is synthetic", source
-        )
-    return swapped and settings.mark
-
-
-def _mark(settings: ConvertSettings, out: Path, path: Path) -> None:
-    """Signs what is finished, but for its name."""
-    for file in list_images(path) if path.is_dir() else [path]:
-        _sign(file, settings, out)
-
-
-def _sign(path: Path, settings: ConvertSettings, out: Path) -> None:
-    """Signs a file, which is marked already; nothing is lost if that fails."""
-    keys = (settings.certificate, settings.private_key)
-    certificate, private_key = (key and Path(key) for key in keys)
-    try:
-        sign(path, title=out.name, certificate=certificate, private_key=private_key)
-    except ValueError as error:
-        log.warning("%s is marked, but not signed: %s", out, error)
-
-
-def _write_sidecar(
-    marked: bool, settings: ConvertSettings, source: Path, out: Path
-) -> None:
-    """Writes the record beside a marked output, or removes that of an older one."""
-    if marked:
-        write_sidecar(out, source, asdict(settings))
-    else:
-        sidecar_path(out).unlink(missing_ok=True)
-
-
-def _check_certificate(settings: ConvertSettings) -> None:
-    """Raises where a certificate of the user's own cannot sign."""
-    if settings.certificate is not None and settings.private_key is not None:
-        check_certificate(settings.certificate, settings.private_key)
-
-
-def _check_output(source: Path, out: Path, overwrite: bool) -> None:
-    """Raises where the output would replace something."""
-    if source.resolve() == out.resolve():
-        raise ValueError(f"{out} is the source itself: give the output another name")
-    if out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
-        raise FileExistsError(
-            f"{out} exists already: give another name, or say overwrite=True"
-        )
-
-
-@dataclass(frozen=True)
-class ConvertedFiles:
-    """What became of many files; printed, it is a table, failures last.
-
-    Attributes:
-        converted: by source, what `convert_video` returned; of a photo, the number of
-            faces swapped.
-        failed: by source, why not.
-    """
-
-    converted: dict[Path, ConvertedVideo | int] = field(default_factory=dict)
-    failed: dict[Path, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        """Draws the table."""
-        rows = [
-            (path.name, done if isinstance(done, ConvertedVideo) else f"faces: {done}")
-            for path, done in self.converted.items()
-        ]
-        rows += [(path.name, f"FAILED: {why}") for path, why in self.failed.items()]
-        width = max((len(name) for name, _ in rows), default=0)
-        return "\n".join(f"{name:<{width}}  {what}" for name, what in rows)
 
 
 def convert_images(
@@ -374,16 +282,13 @@ def convert_images(
 ) -> ConvertedFiles:
     """Swaps the faces in many photos, each for itself.
 
-    Pictures that follow each other in time are a video: give their folder to
-    `fsgan.convert_video`.
-
     Args:
         sources: a folder of photos, or photos.
         out_dir: folder to write to, under the same names; as .png where photos of that
             kind are not written.
-        model: folder given to `fsgan.train`, or a swapper; it is loaded once.
-        settings: how to convert; None takes the defaults, or the swapper's.
-        only: whose face to swap, as of `fsgan.convert_image`.
+        model: as of `fsgan.convert_image`, like all that follows; it is loaded once.
+        settings: how to convert.
+        only: whose face to swap.
         overwrite: whether the pictures may be there already.
 
     Returns:
@@ -421,10 +326,10 @@ def convert_videos(
     Args:
         sources: a folder of videos, or videos.
         out_dir: folder to write to, under the same names.
-        model: folder given to `fsgan.train`, or a swapper; it is loaded once.
-        settings: how to convert; None takes the defaults, or the swapper's.
-        only: whose face to swap, as of `fsgan.convert_video`; no numbers of tracks.
-        suffix: kind of the videos to write, as of `fsgan.convert_video`.
+        model: as of `fsgan.convert_video`, like all that follows; it is loaded once.
+        settings: how to convert.
+        only: whose face to swap; no numbers of tracks.
+        suffix: kind of the videos to write.
         overwrite: whether they may be there already.
 
     Returns:
@@ -479,11 +384,108 @@ def _list_videos(folder: Path) -> list[Path]:
     """The videos in a folder, by their suffix."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder of videos; check the name")
-    found = sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES
-    )
+    found = [it for it in folder.iterdir() if it.suffix.lower() in VIDEO_SUFFIXES]
     if not found:
         raise FileNotFoundError(
             f"{folder} holds no videos ({' '.join(sorted(VIDEO_SUFFIXES))})"
         )
-    return found
+    return sorted(found)
+
+
+def _check_output(source: Path, out: Path, overwrite: bool) -> None:
+    """Raises where the output would replace something."""
+    if source.resolve() == out.resolve():
+        raise ValueError(f"{out} is the source itself: give the output another name")
+    if out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
+        raise FileExistsError(
+            f"{out} exists already: give another name, or say overwrite=True"
+        )
+
+
+def _load(
+    model: str | Path | FaceSwapper, settings: ConvertSettings | None
+) -> FaceSwapper:
+    """The swapper; raises where a certificate of the user's own cannot sign."""
+    swapper = FaceSwapper.of(model, settings)
+    settings = swapper.settings
+    if settings.certificate is not None:
+        check_certificate(settings.certificate, settings.private_key)
+    return swapper
+
+
+def _choose(
+    found: FaceTracks, only: Identity | int | Collection[int] | None
+) -> set[int]:
+    """Numbers of the tracks to swap."""
+    tracks = found.tracks
+    numbers = {track.number for track in tracks}
+    if only is None:
+        return numbers
+    if isinstance(only, Identity):
+        spans = [(track.first, track.last) for track in tracks]
+        same = only.choose(found.crops(tracks), spans)
+        return {
+            track.number for track, is_same in zip(tracks, same, strict=True) if is_same
+        }
+    wanted = set(only) if isinstance(only, Collection) else {only}
+    if unknown := wanted - numbers:
+        raise ValueError(
+            f"only must name tracks of {found.source}: there is no {min(unknown)} "
+            f"among {sorted(numbers)}; look at the picture of the tracks"
+        )
+    return wanted
+
+
+def _of_person(
+    person: Identity | str | Path, image: np.ndarray, faces: list[Face]
+) -> list[Face]:
+    """The face of a photo that is the person's, if there is one."""
+    person = person if isinstance(person, Identity) else Identity.of(person)
+    crops = [align(image, crop_matrix(face.landmarks), 256)[None] for face in faces]
+    same = person.choose(crops, [(0, 0)] * len(faces))
+    return [face for face, is_same in zip(faces, same, strict=True) if is_same]
+
+
+def _can_be_copied(settings: ConvertSettings, source: Path, out: Path) -> bool:
+    """Whether a source that stays as it is may be copied as a file."""
+    same_kind = source.suffix.lower() == out.suffix.lower() and source.is_file()
+    return same_kind and not settings.lossless and settings.layout == 1
+
+
+def _is_marked(settings: ConvertSettings, source: Path, swapped: bool) -> bool:
+    """Whether the output is marked as synthetic; the log says why not."""
+    if not swapped:
+        log.warning(
+            "no face found to swap in %s: it is left as it is, and not marked as "
+            "synthetic",
+            source,
+        )
+    elif not settings.mark:
+        log.warning(
+            "marks are off: say yourself that what is made of %s is synthetic", source
+        )
+    return swapped and settings.mark
+
+
+def _sign(settings: ConvertSettings, out: Path, path: Path) -> None:
+    """Signs what will be called `out`; if that fails, the marks are still in it."""
+    for file in list_images(path) if path.is_dir() else [path]:
+        try:
+            sign(
+                file,
+                title=out.name,
+                certificate=settings.certificate,
+                private_key=settings.private_key,
+            )
+        except ValueError as error:
+            log.warning("%s is marked, but not signed: %s", out, error)
+
+
+def _write_sidecar(
+    marked: bool, settings: ConvertSettings, source: Path, out: Path
+) -> None:
+    """Writes the record beside a marked output, or removes that of an older one."""
+    if marked:
+        write_sidecar(out, source, asdict(settings))
+    else:
+        sidecar_path(out).unlink(missing_ok=True)

@@ -1,7 +1,8 @@
-"""Turns faces into the other person's, as fast as the processor allows."""
+"""Generates the other person's faces, as fast as the processor allows."""
 
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -22,37 +23,33 @@ _BFLOAT16 = "mixed_bfloat16"  # the weights stay float32
 
 
 class FaceGenerator:
-    """Turns faces into the other person's, many at once.
+    """Generates one person's faces, many at once.
 
     Attributes:
         resolution: side of the faces, pixels.
-        coverage: share of an aligned face that they show, see `fsgan.crop_matrix`.
-        engine: what runs; never "auto".
+        coverage: share of an aligned crop that they show, as of `crop_matrix`.
+        engine: the one in use, never "auto".
         batch_size: faces that go through the network together, at most.
     """
 
     def __init__(
-        self,
-        checkpoint: Path,
-        person: str,
-        engine: str = "auto",
-        batch_size: int = 16,
+        self, checkpoint: Path, person: str, engine: str = "auto", batch_size: int = 16
     ) -> None:
         """Loads one person's generator.
 
         Args:
             checkpoint: folder, as of `fsgan.models.checkpoint.latest_checkpoint`.
             person: "a" or "b", whose face is generated.
-            engine: "keras" runs the network as it was trained, in float32. "float32"
-                computes the same in a faster order. "mixed" computes the values of the
-                attention and the dearest convolution, "bfloat16" all but the last
-                layers, with 8 bits of precision: faster where the processor has
-                instructions for it. "auto" takes the fastest of these that differs from
-                float32 by at most 1 of 255 on a few faces, tried at once.
-            batch_size: faces that go through the network together, at least 1.
+            engine: "keras" runs the network as it was trained, in float32; "float32"
+                computes the same in a faster order; "mixed" computes the attention's
+                values and the largest convolution in bfloat16, "bfloat16" all but the
+                last layers; "auto" takes the fastest that differs from float32 by at
+                most 1 of 255 on a few test faces.
+            batch_size: at least 1; halved where the memory does not suffice.
 
         Raises:
-            ValueError: the checkpoint is damaged or an argument is none of these.
+            ValueError: the checkpoint is damaged or does not know the person, or an
+                argument is none of these.
         """
         if person not in ("a", "b"):
             raise ValueError(f"person must be 'a' or 'b', got {person!r}")
@@ -64,7 +61,7 @@ class FaceGenerator:
         self.batch_size = batch_size
         network = load_generator(checkpoint, person)
         if engine == "auto":
-            self.engine, network = _fastest_good(network)
+            self.engine, network = _fastest_accurate(network)
         else:
             self.engine, network = engine, _rebuild(network, engine)
         self._run = _compile(network)
@@ -72,8 +69,6 @@ class FaceGenerator:
 
     def __call__(self, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Generates faces.
-
-        Where the memory does not suffice, batches are halved from then on.
 
         Args:
             faces: RGB uint8 (n, resolution, resolution, 3), any n.
@@ -108,11 +103,11 @@ class FaceGenerator:
                     raise
                 self.batch_size //= 2
                 log.warning("out of memory: batches of %d from now", self.batch_size)
-                continue
-            done = batch.stop
+            else:
+                done = batch.stop
         return alpha, rgb
 
-    def _generate(self, faces):
+    def _generate(self, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Alpha and RGB of one batch."""
         count = len(faces)
         if keras.backend.backend() == "jax":  # it compiles for each new size
@@ -124,7 +119,7 @@ class FaceGenerator:
 
 
 class FewChannelConv2D(keras.layers.Conv2D):
-    """The same convolution, faster where there are few channels out.
+    """The same convolution, faster where there are few output channels.
 
     Vector instructions compute 16 channels at once, an image has 3. So each row of the
     kernel becomes channels of its own, and their maps are added, shifted by a row each.
@@ -139,16 +134,15 @@ class FewChannelConv2D(keras.layers.Conv2D):
         border, height = rows // 2, inputs.shape[1]
         maps = ops.conv(inputs, kernel, padding="same")
         maps = ops.pad(maps, ((0, 0), (border, border), (0, 0), (0, 0)))
-        shifted = (maps[:, row : row + height] for row in range(rows))
-        rows_apart = (
-            x[..., row * channels : (row + 1) * channels]
-            for row, x in enumerate(shifted)
+        of_rows = (
+            maps[:, row : row + height, :, row * channels : (row + 1) * channels]
+            for row in range(rows)
         )
-        return self.activation(sum(rows_apart) + self.bias)
+        return self.activation(sum(of_rows) + self.bias)
 
 
 class FastValueAttention(SelfAttention):
-    """Self-attention whose values, where the time goes, have 8 bits of precision."""
+    """Self-attention that computes its values, where the time goes, in bfloat16."""
 
     def _pointwise(self, channels, name):
         convolution = super()._pointwise(channels, name)
@@ -157,10 +151,10 @@ class FastValueAttention(SelfAttention):
         return convolution
 
 
-def _fastest_good(network: keras.Model) -> tuple[str, keras.Model]:
+def _fastest_accurate(network: keras.Model) -> tuple[str, keras.Model]:
     """The fastest engine whose faces are those of float32, and its network."""
     if fastest_precision() == "bfloat16":
-        faces = _scaled(_faces_to_try(network.input_shape[1]))
+        faces = _scaled(_test_faces(network.input_shape[1]))
         exact = network(faces, training=False)
         for engine in ("bfloat16", "mixed"):
             rebuilt = _rebuild(network, engine)
@@ -173,15 +167,14 @@ def _fastest_good(network: keras.Model) -> tuple[str, keras.Model]:
 
 def _error(exact, outputs) -> float:
     """Largest difference of alpha and RGB, of 255."""
-    differences = (
+    alpha, rgb = (
         np.abs(ops.convert_to_numpy(x) - ops.convert_to_numpy(y)).max()
         for x, y in zip(exact, outputs, strict=True)
     )
-    alpha, rgb = differences
     return float(max(255 * alpha, 127.5 * rgb))
 
 
-def _faces_to_try(resolution: int) -> np.ndarray:
+def _test_faces(resolution: int) -> np.ndarray:
     """One portrait in several lights, sizes and places, RGB uint8 (4, R, R, 3)."""
     photo = astronaut() / 255
     faces = []
@@ -195,12 +188,12 @@ def _faces_to_try(resolution: int) -> np.ndarray:
 
 
 def _scaled(faces: np.ndarray) -> np.ndarray:
-    """As the networks take them, [-1, 1]."""
+    """Faces as the networks take them, [-1, 1]."""
     return faces.astype(np.float32) / 127.5 - 1
 
 
 def _rebuild(network: keras.Model, engine: str) -> keras.Model:
-    """The same network; layers that suit the engine replace some, others are shared."""
+    """The same network with some layers replaced by faster ones; others are shared."""
     convolutions = [x for x in network.layers if isinstance(x, keras.layers.Conv2D)]
     in_bfloat16 = {
         "keras": [],
@@ -237,7 +230,7 @@ def _rebuild(network: keras.Model, engine: str) -> keras.Model:
     return rebuilt
 
 
-def _compile(network: keras.Model):
+def _compile(network: keras.Model) -> Callable:
     """The network as a function from float32 arrays of any length to alpha and RGB."""
     if keras.backend.backend() != "tensorflow":
         return network.predict_on_batch

@@ -25,9 +25,8 @@ from fsgan.swap.compositing import (
     sharpen,
 )
 
-# By `FaceGenerator`, which is imported late: it brings Keras.
+DIRECTIONS = {"AtoB": "b", "BtoA": "a"}  # -> whose face is generated
 ENGINES = ("auto", "bfloat16", "mixed", "float32", "keras")
-DIRECTIONS = {"AtoB": "b", "BtoA": "a"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class ConvertSettings:
         label: whether the picture says so, too.
         certificate: PEM file to sign with; None: a key made for this one file.
         private_key: PEM file that belongs to it.
-        engine: what generates, as of `ENGINES`.
+        engine: how faces are generated, as of `FaceGenerator`.
     """
 
     direction: str = "AtoB"
@@ -82,34 +81,33 @@ class ConvertSettings:
 
     def __post_init__(self) -> None:
         """Checks names and ranges."""
-        for name, accepted in (
-            ("direction", tuple(DIRECTIONS)),
-            ("color", COLOR_METHODS),
-            ("blend", BLEND_METHODS),
-            ("layout", tuple(LAYOUTS)),
-            ("engine", ENGINES),
-        ):
-            value = getattr(self, name)
-            if value not in accepted:
-                raise ValueError(f"{name} must be one of {accepted}, got {value!r}")
-        for name, right, accepted in (
-            ("min_alpha", 0 <= self.min_alpha <= 1, "in [0, 1]"),
-            ("feather", 0 < self.feather <= 0.5, "in (0, 0.5]"),
-            ("color_smoothing", 0 <= self.color_smoothing < 1, "in [0, 1)"),
-            ("sharpen", self.sharpen >= 0, "at least 0"),
-            ("enhance", self.enhance >= 0, "at least 0"),
-            ("crf", self.crf in range(52), "in 0..51"),
-            ("search_every", self.search_every >= 1, "at least 1"),
-            (
-                "smoothing",
+        choices = {
+            "direction": tuple(DIRECTIONS),
+            "color": COLOR_METHODS,
+            "blend": BLEND_METHODS,
+            "layout": LAYOUTS,
+            "engine": ENGINES,
+        }
+        checks = {
+            name: (getattr(self, name) in accepted, f"one of {accepted}")
+            for name, accepted in choices.items()
+        } | {
+            "min_alpha": (0 <= self.min_alpha <= 1, "in [0, 1]"),
+            "feather": (0 < self.feather <= 0.5, "in (0, 0.5]"),
+            "color_smoothing": (0 <= self.color_smoothing < 1, "in [0, 1)"),
+            "sharpen": (self.sharpen >= 0, "at least 0"),
+            "enhance": (self.enhance >= 0, "at least 0"),
+            "crf": (self.crf in range(52), "in 0..51"),
+            "search_every": (self.search_every >= 1, "at least 1"),
+            "smoothing": (
                 self.smoothing is None or self.smoothing > 0,
                 "above 0, or None",
             ),
-        ):
+        }
+        for name, (right, accepted) in checks.items():
             if not right:
-                raise ValueError(
-                    f"{name} must be {accepted}, got {getattr(self, name)}"
-                )
+                value = getattr(self, name)
+                raise ValueError(f"{name} must be {accepted}, got {value!r}")
         if (self.certificate is None) != (self.private_key is None):
             raise ValueError("certificate and private_key must be given together")
         FaceDetector(self.min_face, self.min_confidence)
@@ -126,9 +124,14 @@ class Swapped(NamedTuple):
     picture: np.ndarray
     layers: list[Layer]
 
+    def __repr__(self) -> str:
+        """One line."""
+        height, width = self.picture.shape[:2]
+        return f"Swapped({width}x{height} pixels, faces: {len(self.layers)})"
 
-class _Work(NamedTuple):
-    """Some frames on their way; `crops` belong to `faces`, frame by frame."""
+
+class _Chunk(NamedTuple):
+    """Some frames between two steps; `crops` and what follows go face by face."""
 
     frames: Sequence[np.ndarray]
     faces: list[list[Face]]
@@ -163,38 +166,31 @@ class FaceSwapper:
 
         Raises:
             FileNotFoundError: the folder holds no checkpoint.
-            ValueError: the checkpoint is damaged.
+            ValueError: the checkpoint is damaged, or knows one person only.
         """
+        # Imported here, as they bring Keras.
         from fsgan.models.checkpoint import latest_checkpoint
         from fsgan.swap.generator import FaceGenerator
 
-        self.settings = settings = settings or ConvertSettings()
         checkpoint = latest_checkpoint(model_dir)
         if checkpoint is None:
             raise FileNotFoundError(
                 f"no trained model in {model_dir}: give the folder that train wrote to"
             )
+        self.settings = settings = settings or ConvertSettings()
         self.checkpoint = checkpoint
         self._generator = FaceGenerator(
             checkpoint, DIRECTIONS[settings.direction], settings.engine
         )
-        self._feather = feather(self._generator.resolution, settings.feather)
+        self._feather = feather(self.resolution, settings.feather)
         self.detector = FaceDetector(settings.min_face, settings.min_confidence)
         self.reset()
-
-    def reset(self) -> None:
-        """Forgets the faces seen so far; the next frame is of another video."""
-        settings = self.settings
-        self._tracker = FaceTracker(
-            self.detector, settings.smoothing, settings.search_every
-        )
-        self._colors = ColorMatcher(settings.color, settings.color_smoothing)
 
     @classmethod
     def of(
         cls, model: "str | Path | FaceSwapper", settings: ConvertSettings | None
     ) -> "FaceSwapper":
-        """Loads a model, if it is not loaded yet.
+        """Loads a model unless it is loaded already.
 
         Args:
             model: folder given to `fsgan.train`; or a swapper, which has its settings.
@@ -204,14 +200,21 @@ class FaceSwapper:
             The swapper.
 
         Raises:
-            FileNotFoundError: the folder holds no checkpoint.
-            ValueError: the checkpoint is damaged, or there are two settings.
+            ValueError: as of `FaceSwapper`, or there are two settings.
         """
         if not isinstance(model, FaceSwapper):
             return cls(model, settings)
         if settings not in (None, model.settings):
             raise ValueError("settings are the swapper's own: give None, or a folder")
         return model
+
+    def reset(self) -> None:
+        """Forgets the faces seen so far; the next frame is of another video."""
+        settings = self.settings
+        self._tracker = FaceTracker(
+            self.detector, settings.smoothing, settings.search_every
+        )
+        self._colors = ColorMatcher(settings.color, settings.color_smoothing)
 
     @property
     def resolution(self) -> int:
@@ -220,7 +223,7 @@ class FaceSwapper:
 
     @property
     def state(self) -> dict[str, np.ndarray]:
-        """What is remembered of known faces: set it to go on with a video."""
+        """What is remembered of known faces; set it to go on with a video."""
         return self._colors.state
 
     @state.setter
@@ -236,18 +239,16 @@ class FaceSwapper:
         Returns:
             float64 (2, 3), pixels of the frame to pixels of the square.
         """
-        generator = self._generator
-        return crop_matrix(face.landmarks, generator.resolution, generator.coverage)
+        return crop_matrix(face.landmarks, self.resolution, self._generator.coverage)
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
-        """Swaps the faces in the next frame, found and followed looking back only.
+        """Swaps the faces in the next frame; they are found and tracked looking back.
 
         Args:
             frame: RGB uint8 (height, width, 3).
 
         Returns:
-            The picture in the layout of the settings, RGB uint8; without a face it is
-            left as it is.
+            The picture in the layout of the settings, RGB uint8.
         """
         [(picture, _)] = self.swap([frame])
         return picture
@@ -257,17 +258,18 @@ class FaceSwapper:
         frames: Sequence[np.ndarray],
         faces: Sequence[list[Face]] | None = None,
     ) -> list[Swapped]:
-        """Swaps the faces in the next frames.
+        """Swaps the faces in the next frames; a few at once are faster than one.
 
         Args:
-            frames: RGB uint8 (height, width, 3), in their order in time; a handful at
-                once is faster than one by one.
-            faces: those to swap in each frame, where they are known; None finds and
-                follows them, looking back only.
+            frames: RGB uint8 (height, width, 3), in their order in time.
+            faces: those to swap in each frame; None finds and tracks them, looking
+                back only.
 
         Returns:
-            For each frame the picture and its new faces. Without a face it is left as
-            it is.
+            For each frame the picture and its new faces.
+
+        Raises:
+            ValueError: `faces` are of more or fewer frames.
         """
         if faces is None:
             faces = [
@@ -290,10 +292,10 @@ class FaceSwapper:
         cut = prefetch_map(self._cut, chunks)
         generated = prefetch_map(self._generate, cut)
         yield from prefetch_map(
-            lambda work: (self._compose(work), self.state), generated
+            lambda chunk: (self._compose(chunk), self.state), generated
         )
 
-    def _cut(self, chunk: tuple[Sequence[np.ndarray], Sequence[list[Face]]]) -> _Work:
+    def _cut(self, chunk: tuple[Sequence[np.ndarray], Sequence[list[Face]]]) -> _Chunk:
         """Cuts the faces out, of each frame the largest last: it comes on top."""
         frames, faces = chunk
         if len(frames) != len(faces):
@@ -303,24 +305,24 @@ class FaceSwapper:
             )
         faces = [sorted(of_frame, key=lambda face: face.size) for of_frame in faces]
         crops = [
-            align(frame, self.matrix(face), self._generator.resolution)
+            align(frame, self.matrix(face), self.resolution)
             for frame, of_frame in zip(frames, faces, strict=True)
             for face in of_frame
         ]
-        return _Work(frames, faces, crops)
+        return _Chunk(frames, faces, crops)
 
-    def _generate(self, work: _Work) -> _Work:
+    def _generate(self, chunk: _Chunk) -> _Chunk:
         """Adds the generated alphas and pictures."""
-        if not work.crops:
-            return work
-        alphas, pictures = self._generator(np.stack(work.crops))
-        return work._replace(alphas=alphas, pictures=pictures)
+        if not chunk.crops:
+            return chunk
+        alphas, pictures = self._generator(np.stack(chunk.crops))
+        return chunk._replace(alphas=alphas, pictures=pictures)
 
-    def _compose(self, work: _Work) -> list[Swapped]:
+    def _compose(self, chunk: _Chunk) -> list[Swapped]:
         """Puts the generated faces into their frames."""
-        generated = zip(work.crops, work.alphas, work.pictures, strict=True)
+        generated = zip(chunk.crops, chunk.alphas, chunk.pictures, strict=True)
         results = []
-        for frame, faces in zip(work.frames, work.faces, strict=True):
+        for frame, faces in zip(chunk.frames, chunk.faces, strict=True):
             layers = [self._layer(frame, face, *next(generated)) for face in faces]
             results.append(Swapped(self._picture(frame, layers), layers))
         return results
