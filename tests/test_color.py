@@ -9,7 +9,7 @@ from skimage.color import rgb2lab
 from fsgan.swap.color import COLOR_METHODS, ColorMatcher
 
 # Made by running v2.2's adain(source, reference, "RGB" or "XYZ") and color_hist_match
-# on the two BGR pictures in the file ("constant": the source's green is 90). Every fifth
+# on the two BGR pictures in the file ("constant": green of the source is 90); every 5th
 # row and column of the results is kept.
 GOLDEN = np.load(Path(__file__).parent / "golden" / "colors.npz")
 STEP = 5
