@@ -22,7 +22,6 @@ from fsgan.data.curation import (
 from fsgan.data.dataset import load_faces
 from fsgan.data.extract import read_faces_record
 from fsgan.data.masks import make_eye_masks
-from fsgan.data.sample import _hopper
 from fsgan.faces.geometry import align, crop_matrix
 from fsgan.media.images import list_images, read_image, write_image
 
@@ -166,12 +165,15 @@ HOPPER = [f"{number}_hopper.png" for number in range(3)]
 
 
 @pytest.fixture(scope="module")
-def mixed(tmp_path_factory, portrait, detector) -> Path:
+def mixed(tmp_path_factory, portrait, hopper_photo, detector) -> Path:
     """Four faces of Collins, three of Hopper, one crop that is no face."""
     folder = tmp_path_factory.mktemp("mixed")
     rng = np.random.default_rng(0)
     entries = []
-    for image, files in ((portrait, COLLINS), (_hopper().image, HOPPER)):
+    for image, files in (
+        (portrait, COLLINS),
+        (hopper_photo, HOPPER),
+    ):
         [face] = detector.detect(image)
         for file in files:
             landmarks = face.landmarks + rng.normal(0, 0.01 * face.size, (5, 2))
@@ -247,12 +249,17 @@ def test_settings_decide_how_many_groups_there_are(
     assert (curated.faces, curated.unsorted) == (faces, unsorted)
 
 
-def test_faces_are_found_in_photos(portrait, detector, tmp_path, monkeypatch):
+def test_faces_are_found_in_photos(
+    portrait, hopper_photo, detector, tmp_path, monkeypatch
+):
     monkeypatch.setattr(extract, "FaceDetector", lambda *settings: detector)
     photos = tmp_path / "photos"
     write_image(photos / "collins.png", portrait)
     write_image(photos / "mirrored.png", np.ascontiguousarray(portrait[:, ::-1]))
-    write_image(photos / "hopper.png", _hopper().image)
+    write_image(
+        photos / "hopper.png",
+        hopper_photo,
+    )
     out = tmp_path / "sorted"
     assert curate(photos, out, min_face=40).people == [out / "person_000"]
     crops = ["collins_png_face0.jpg", "mirrored_png_face0.jpg"]
