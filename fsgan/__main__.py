@@ -40,10 +40,6 @@ class Command(NamedTuple):
     report: Callable[[Any], object] = str
 
 
-def _count(kind: str) -> Callable[[Any], str]:
-    return lambda done: f"{len(done.files)} {kind} in {done.files[0].parent}"
-
-
 def _config(preset: Any) -> str:
     import yaml
 
@@ -52,21 +48,13 @@ def _config(preset: Any) -> str:
     return yaml.safe_dump(config, sort_keys=False).rstrip()
 
 
-def _people(curated: Any) -> str:
-    pairs = zip(curated.people, curated.faces, strict=True)
-    lines = [f"{folder}: {count} faces" for folder, count in pairs]
-    return "\n".join([*lines, f"unsorted: {curated.unsorted} faces"])
-
-
 def _tracks(followed: Any) -> str:
     line = "track {0.number}: {0.start:.2f} to {0.end:.2f} s, in {0.frames} frames"
     return "\n".join(map(line.format, followed.tracks)) or "no face found"
 
 
 COMMANDS = {
-    "extract": Command(
-        "extract_faces", "video, photos or camera -> face crops", _count("faces")
-    ),
+    "extract": Command("extract_faces", "video, photos or camera -> face crops"),
     "examine": Command(
         "examine_faces",
         "face crops -> advice, bad ones aside",
@@ -77,8 +65,8 @@ COMMANDS = {
         "take back what examine put aside",
         lambda files: f"{len(files)} faces came back",
     ),
-    "curate": Command("curate", "faces of many -> a folder for each", _people),
-    "masks": Command("make_eye_masks", "face crops -> eye masks", _count("eye masks")),
+    "curate": Command("curate", "faces of many -> a folder for each"),
+    "masks": Command("make_eye_masks", "face crops -> eye masks"),
     "preset": Command(
         "preset", "print a config file for train: gan or autoencoder", _config
     ),
@@ -201,8 +189,7 @@ def parse_arguments(
         What was given, by parameter; the function takes its own defaults for the rest.
 
     Raises:
-        SystemExit: with status 2, an argument is missing, unknown or out of range; with
-            0, the help or the configuration was printed.
+        SystemExit: with status 2, an argument is wrong; with 0, help was printed.
     """
     import jsonargparse
 
@@ -215,7 +202,8 @@ def parse_arguments(
     hints, settings, parameters = get_type_hints(function), {}, []
     for parameter in signature(function).parameters.values():
         hint = hints[parameter.name]
-        for kind in filter(is_dataclass, get_args(hint)):
+        kind, *others = get_args(hint) or (hint,)
+        if is_dataclass(kind) and others == [NoneType]:
             settings[parameter.name] = kind
         hint = _typed(hint, parameter.default is Parameter.empty)
         parameters.append(parameter.replace(annotation=hint))

@@ -149,7 +149,7 @@ def test_the_help_is_that_of_the_docstrings(capsys):
         LossWeights,
         fsgan.ModelConfig,
         fsgan.AugmentationSettings,
-        fsgan.DoctorSettings,
+        fsgan.ExamineSettings,
     ],
 )
 def test_every_field_of_settings_has_its_help(settings):
@@ -375,11 +375,11 @@ def test_five_commands_lead_from_two_videos_to_a_swapped_one(work):
     ("line", "status", "told"),
     [
         ("extract missing.mp4 nowhere", 1, ""),
-        ("extract a.mp4 again/a --every 5", 0, "2 faces in again/a"),
-        ("masks again/a again/masks --method five_points", 0, "2 eye masks in"),
+        ("extract a.mp4 again/a --every 5", 0, "2 faces in"),
+        ("masks again/a again/masks --method five_points", 0, "2 eye masks by"),
         ("examine faces/a --faces_b faces/b", 0, ""),
         ("restore faces/a", 0, "0 faces came back"),
-        ("curate faces/a people", 0, "people/person_000: 10 faces"),
+        ("curate faces/a people", 0, "1 people with 10 faces"),
         ("follow a.mp4 followed.mp4", 0, "track 0: 0.00 to 0.36 s, in 10 frames"),
         ("convert a.mp4 swap.mp4 model", 1, ""),
         ("verify swap.mp4", 0, "says that it is synthetic"),
