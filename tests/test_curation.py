@@ -33,14 +33,9 @@ def names(folder: Path) -> list[str]:
 
 @pytest.fixture
 def faces(tmp_path, monkeypatch) -> Path:
-    """Faces whose embeddings take no time: Collins' crops are bright in one corner."""
-
-    def embed(crops):
-        own = np.concatenate([crops[0][:4, :4, 0].ravel() > 150, [True]])
-        return [(own / np.linalg.norm(own)).astype(np.float32)]
-
+    """Faces that are one person's, without the seconds that it takes to see that."""
     monkeypatch.setattr(quality, "load_network", lambda: None)
-    monkeypatch.setattr(quality, "embed", embed)
+    monkeypatch.setattr(quality, "embed", lambda crops: np.eye(1, 128))
     return make_folder(tmp_path / "faces")
 
 
@@ -82,16 +77,14 @@ def test_settings_decide_what_is_rejected_and_have_their_old_name(faces):
 
 
 def test_rejects_move_with_their_reasons_and_come_back(faces, hopper):
-    reasons = spoil(faces, hopper[0])
+    spoil(faces, hopper[0])
     before = contents(faces)
-    report = examine_faces(faces, apply=True)
-    assert report.folders[0].rejected == reasons
+    reasons = examine_faces(faces, apply=True).folders[0].rejected
+    assert reasons.keys() == {"blurred.png", "copy.png"}
     rejected = contents(faces / "rejected")
     assert json.loads(rejected.pop("reasons.json")) == reasons
     assert rejected == {name: before[name] for name in reasons}
-    assert [path.name for path in list_images(faces)] == [
-        entry["file"] for entry in read_faces_record(faces)
-    ]
+    assert names(faces) == sorted({*before, *REPORTS, "rejected"} - {*reasons})
 
     write_image(faces / "blurred.png", collins(4))
     with pytest.raises(FileExistsError, match=r"blurred\.png is another picture"):

@@ -96,7 +96,7 @@ class FolderReport:
     Attributes:
         path: the folder.
         names: the files, in natural order.
-        measures: of each face, float64 (n,) records, NaN where it is not known.
+        measures: float64 (n,) each, NaN where it is not known.
             `sharpness`: variance of the Laplacian, of the face at 128 pixels a crop.
             `brightness`: mean gray, 0..255. `confidence`: the detector's, in [0, 1].
             `size`: shorter side of the face's box, pixels of the source. `roll`, `yaw`:
@@ -114,7 +114,7 @@ class FolderReport:
 
     path: Path
     names: list[str]
-    measures: np.recarray
+    measures: dict[str, np.ndarray]
     outlier_share: float
     duplicates: dict[str, str]
     near_duplicates: dict[str, str]
@@ -135,12 +135,12 @@ class FolderReport:
 
     def as_json(self) -> list[dict]:
         """Lists the faces in JSON's own types; None is what is not known."""
-        measures = self.measures.view((float, len(MEASURES))).round(4)
+        measures = np.column_stack(list(self.measures.values())).round(4)
         rows = np.where(np.isnan(measures), None, measures).tolist()
         return [
             {
                 "file": name,
-                **dict(zip(MEASURES, row, strict=True)),
+                **dict(zip(self.measures, row, strict=True)),
                 "duplicate_of": self.duplicates.get(name),
                 "near_duplicate_of": self.near_duplicates.get(name),
                 "rejected": self.rejected.get(name),
@@ -181,9 +181,9 @@ def examine_folder(path: Path, settings: ExamineSettings) -> FolderReport:
     columns = np.array(rows).T
     blur = _measure_blur(columns[0])
     outlier, outlier_share = score_outliers(files, settings.outlier)
-    measures = np.rec.fromarrays([*columns, blur, outlier], names=MEASURES)
-    if np.isfinite(measures.pitch).any():
-        measures.pitch -= np.nanmedian(measures.pitch)
+    measures = dict(zip(MEASURES, [*columns, blur, outlier], strict=True))
+    if np.isfinite(measures["pitch"]).any():
+        measures["pitch"] -= np.nanmedian(measures["pitch"])
     alike = find_near_duplicates(np.stack(thumbnails), settings.near_duplicate)
     near = {names[index]: names[first] for index, first in alike.items()}
     near = {name: first for name, first in near.items() if name not in duplicates}
@@ -193,8 +193,8 @@ def examine_folder(path: Path, settings: ExamineSettings) -> FolderReport:
         for reason, faces in (
             ("blurred", blur >= settings.blur),
             (OUTLIER, is_outlier),
-            ("low confidence", measures.confidence < settings.min_confidence),
-            ("small", measures.size < settings.min_size),
+            ("low confidence", measures["confidence"] < settings.min_confidence),
+            ("small", measures["size"] < settings.min_size),
         )
         for index in np.flatnonzero(faces)
     ]
@@ -337,7 +337,7 @@ def advise(
                 f"{_POSE_REACH:.0f} degrees."
             )
     light = [
-        np.median(folder.measures.brightness[folder.accepted]) for folder in folders
+        np.median(folder.measures["brightness"][folder.accepted]) for folder in folders
     ]
     if np.ptp(light) > _BRIGHTNESS_REACH:
         darker, brighter = "AB" if light[0] < light[1] else "BA"
@@ -361,7 +361,7 @@ def render_page(folders: tuple[FolderReport, ...], advice: list[str]) -> str:
     worst = {}
     for label, folder in zip("AB", folders, strict=False):
         # The rejected ones, then the nearest to it.
-        badness = np.fmax(folder.measures.blur, 4 * folder.measures.outlier)
+        badness = np.fmax(folder.measures["blur"], 4 * folder.measures["outlier"])
         order = np.argsort(1000 * folder.accepted - badness, kind="stable")
         worst[label] = [
             (
@@ -390,7 +390,7 @@ def _draw_measures(folders: tuple[FolderReport, ...]) -> np.ndarray:
         axis.set_title(title, fontsize="medium")
         axis.legend()
     for label, folder in zip("AB", folders, strict=False):
-        pose = folder.measures.yaw, folder.measures.pitch
+        pose = folder.measures["yaw"], folder.measures["pitch"]
         poses.scatter(*pose, 8, alpha=0.5, label=label)
     poses.set_title("yaw and pitch, degrees", fontsize="medium")
     poses.legend()
@@ -429,9 +429,9 @@ def _measure_blur(sharpness: np.ndarray) -> np.ndarray:
 def _pose_and_light(folder: FolderReport) -> np.ndarray:
     """Yaw, pitch and brightness of the accepted faces, in reaches, float64 (n, 3)."""
     found = folder.measures
-    points = np.column_stack([found.yaw, found.pitch, found.brightness])
+    points = np.column_stack([found["yaw"], found["pitch"], found["brightness"]])
     points /= (_POSE_REACH, _POSE_REACH, _BRIGHTNESS_REACH)
-    return points[folder.accepted & ~np.isnan(found.yaw)]
+    return points[folder.accepted & ~np.isnan(found["yaw"])]
 
 
 def _advise_on(label: str, folder: FolderReport) -> list[str]:
@@ -439,10 +439,10 @@ def _advise_on(label: str, folder: FolderReport) -> list[str]:
     count = len(folder)
     kinds = Counter(reason.split(" of ")[0] for reason in folder.rejected.values())
     counted = "; ".join(f"{number} {kind}" for kind, number in kinds.items())
-    unrecorded = np.isnan(folder.measures.confidence).sum()
-    embedded = np.isfinite(folder.measures.outlier).sum()
+    unrecorded = np.isnan(folder.measures["confidence"]).sum()
+    embedded = np.isfinite(folder.measures["outlier"]).sum()
     repeats = len(folder.duplicates) + len(folder.near_duplicates)
-    small = np.mean(folder.measures.size < _SMALL)
+    small = np.mean(folder.measures["size"] < _SMALL)
     sentences = (
         (True, f"{label} ({folder.path}) has {count} face{'s' * (count != 1)}."),
         (counted, f"{len(folder.rejected)} of {label} should go: {counted}."),
