@@ -164,13 +164,6 @@ def test_a_flipped_bit_of_the_media_is_noticed(tmp_path, suffix):
     assert any(problem.endswith("mismatch") for problem in found.problems)
 
 
-def test_a_manifest_that_was_written_over_is_noticed(picture):
-    sign(picture)
-    data = picture.read_bytes()
-    picture.write_bytes(data.replace(b"c2pa.edited", b"c2pa.editee"))
-    assert read_credentials(picture).tampered
-
-
 @pytest.mark.parametrize(
     ("state", "problems", "tampered"),
     [
@@ -307,9 +300,3 @@ def test_a_damaged_file_is_refused_and_kept(tmp_path, kept):
     with pytest.raises(ValueError, match=r"swap\.png: no signature could be made"):
         sign(path)
     assert path.read_bytes() == before
-
-
-def test_the_signature_is_small(picture):
-    before = picture.stat().st_size
-    sign(picture)
-    assert picture.stat().st_size - before < 5000  # no thumbnail

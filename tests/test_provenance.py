@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from xml.etree import ElementTree
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -53,13 +52,6 @@ def test_a_video_comes_back_with_its_marks(tmp_path, suffix):
     write_clip(path, metadata)
     assert_marked(metadata)
     assert read_marks(path) == metadata
-
-
-def test_the_marks_of_a_video_are_plain_container_tags(tmp_path):
-    write_clip(tmp_path / "marked.mp4", provenance.video_metadata())
-    with av.open(str(tmp_path / "marked.mp4")) as container:
-        assert container.metadata["DigitalSourceType"] == SOURCE_TYPE
-        assert "Synthetic" in container.metadata["comment"]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
@@ -150,13 +142,6 @@ def test_small_frames_take_the_label_they_have_room_for(side, text):
     assert (labelled[-1, 0] == 0).all()
     if side == 64:
         assert (labelled[:40] == 90).all() and labelled.max() > 150
-
-
-def test_the_letters_shrink_until_the_text_fits():
-    frame = np.full((720, 720, 3), 90, np.uint8)
-    labelled = provenance.draw_label(frame, "faces in this video are artificial " * 2)
-    columns = np.flatnonzero((labelled[:, :, 0] > 200).any(axis=0))
-    assert 600 < columns[-1] < 717  # the end of the text is there, too
 
 
 # The sidecar
@@ -265,13 +250,6 @@ def test_a_changed_file_is_found_out_by_both(swap):
     assert "swap.png.synthetic.json DOES NOT match this file" in str(found)
 
 
-def test_a_sidecar_alone_still_says_what_the_file_was(swap):
-    images.write_image(swap, GRAY)  # encoded anew: all that was in it is lost
-    found = verify(swap)
-    assert found.marks == {} and found.credentials is None
-    assert found.verdict == CHANGED
-
-
 def test_an_unmarked_file_is_not_called_genuine(tmp_path):
     images.write_image(tmp_path / "plain.png", GRAY)
     found = verify(tmp_path / "plain.png")
@@ -346,13 +324,6 @@ def test_a_file_of_text_is_refused(tmp_path, name):
     (tmp_path / name).write_text("just words\n" * 20)
     with pytest.raises(ValueError, match=f"{name} is neither a picture nor a video"):
         verify(tmp_path / name)
-
-
-def test_a_picture_too_large_to_open_is_refused(tmp_path, monkeypatch):
-    images.write_image(tmp_path / "large.png", GRAY)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(ValueError, match=r"large\.png is neither"):
-        read_marks(tmp_path / "large.png")
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "{}"])
