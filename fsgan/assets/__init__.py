@@ -13,21 +13,16 @@ FOLDERS = (
 )
 """Searched in this order: `weights/` of the working folder, `weights/` of the project,
 and the user's cache, into which downloads go."""
-OFFLINE = "FSGAN_OFFLINE"
-"""The environment variable that, set to anything, keeps downloads from being tried."""
 
 
 def asset(name: str) -> Path:
     """Finds a file that ships with the package.
 
     Args:
-        name: its path below `fsgan/assets`, such as `mtcnn/pnet.onnx`.
-
-    Returns:
-        The file.
+        name: Its path below `fsgan/assets`, such as `mtcnn/pnet.onnx`.
 
     Raises:
-        FileNotFoundError: there is none of that name; the installation is incomplete.
+        FileNotFoundError: There is none of that name.
     """
     path = Path(__file__).parent / name
     if not path.is_file():
@@ -39,15 +34,14 @@ def find_weights(name: str, sha256: str | None = None) -> Path | None:
     """Looks for a weight file and checks that it is whole.
 
     Args:
-        name: path of the file below `weights/`, as listed in `weights/README.md`.
-        sha256: first hexadecimal digits of its SHA-256, at least 8; None where it is
-            not known, and the reader of the file has to check it.
+        name: Path of the file below `weights/`, as listed in `weights/README.md`.
+        sha256: First hexadecimal digits of its SHA-256; None checks nothing.
 
     Returns:
         The file, or None where there is none.
 
     Raises:
-        ValueError: the file is damaged or another one.
+        ValueError: The file is damaged or another one.
     """
     for folder in FOLDERS:
         path = folder / name
@@ -59,14 +53,10 @@ def find_weights(name: str, sha256: str | None = None) -> Path | None:
 
 
 def check_weights(path: Path, sha256: str) -> None:
-    """Checks that a weight file is the one it should be.
-
-    Args:
-        path: the file.
-        sha256: first hexadecimal digits of its SHA-256.
+    """Checks a weight file by the first hexadecimal digits of its SHA-256.
 
     Raises:
-        ValueError: the file is damaged or another one.
+        ValueError: The file is damaged or another one.
     """
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -81,20 +71,17 @@ def check_weights(path: Path, sha256: str) -> None:
 def download_weights(url: str, size: int, timeout: float = 5.0) -> Path:
     """Downloads a weight file once, into the user's cache.
 
-    The file gets its name when it is complete.
-
     Args:
-        url: of the file, https.
-        size: of the file, bytes.
-        timeout: seconds that the server may take to answer, or to go on.
+        url: Of the file, https.
+        size: Of the file, bytes.
+        timeout: Seconds that the server may take to answer, or to go on.
 
     Returns:
         The file.
 
     Raises:
-        FileNotFoundError: there is no internet, the variable `FSGAN_OFFLINE` is set,
-            the folder cannot be written to or what came is not the file; the sentence
-            says where to put it by hand.
+        FileNotFoundError: There is no internet, the variable `FSGAN_OFFLINE` is set,
+            the folder cannot be written to or what came is not the file.
     """
     import pooch
 
@@ -108,9 +95,9 @@ def download_weights(url: str, size: int, timeout: float = 5.0) -> Path:
 
     name, folder = url.rsplit("/", 1)[-1], FOLDERS[-1]
     try:
-        if os.environ.get(OFFLINE):
-            raise OSError(f"{OFFLINE} is set")
-        found = pooch.retrieve(url, None, name, folder, downloader=download)
+        if os.environ.get("FSGAN_OFFLINE"):
+            raise OSError("FSGAN_OFFLINE is set")
+        return Path(pooch.retrieve(url, None, name, folder, downloader=download))
     except OSError as error:
         # What requests says of a failed connection is a paragraph.
         failed = getattr(error, "response", error) is None
@@ -119,4 +106,3 @@ def download_weights(url: str, size: int, timeout: float = 5.0) -> Path:
             f"{name} is missing and could not be downloaded ({reason}): get it from "
             f"{url} and put it into {folder}"
         ) from error
-    return Path(found)

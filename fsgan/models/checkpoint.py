@@ -5,7 +5,8 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from zipfile import BadZipFile
@@ -25,10 +26,7 @@ Optimizers = Mapping[str, keras.Optimizer]
 
 
 def latest_checkpoint(model_dir: str | Path) -> Path | None:
-    """Finds the newest checkpoint of a model folder.
-
-    Args:
-        model_dir: Folder given to `fsgan.train`.
+    """Finds the newest checkpoint of a model folder, as given to `fsgan.train`.
 
     Returns:
         The checkpoint's folder, or None where there is none.
@@ -46,8 +44,6 @@ def save_checkpoint(
     backup: int = 5_000,
 ) -> Path:
     """Writes networks, optimizers and settings, all of them or nothing.
-
-    Everything is written to a hidden folder that is renamed when it is complete.
 
     Args:
         model_dir: Folder of the training.
@@ -93,8 +89,8 @@ def load_checkpoint(folder: Path, networks: Networks, optimizers: Optimizers) ->
     """Puts a checkpoint's state into the networks and optimizers of a training.
 
     Args:
-        folder: The checkpoint, as of `latest_checkpoint`.
-        networks: What to overwrite, as of `build_networks`.
+        folder: The checkpoint.
+        networks: What to overwrite, by name.
         optimizers: What to overwrite, built; they stay fresh at iteration 0.
 
     Returns:
@@ -104,15 +100,11 @@ def load_checkpoint(folder: Path, networks: Networks, optimizers: Optimizers) ->
         ValueError: A file is missing, damaged or of another architecture.
     """
     settings = read_settings(folder)
-    for name, network in networks.items():
-        _load_weights(network, folder / f"{name}.weights.h5")
+    _load_weights(folder, networks)
     for name, optimizer in optimizers.items() if settings["iteration"] else ():
         path = folder / f"optimizer_{name}.npz"
-        try:
-            with open(path, "rb") as file, np.load(file) as state:
-                optimizer.load_own_variables(state)
-        except (OSError, ValueError, KeyError, BadZipFile) as error:
-            raise ValueError(_does_not_fit(path)) from error
+        with _refusing(path), open(path, "rb") as file, np.load(file) as state:
+            optimizer.load_own_variables(state)
     return settings
 
 
@@ -144,6 +136,7 @@ def transfer_weights(
     free = {"coverage"}  # no matter of the architecture
     if what == "encoder":
         free |= {"mask", "discriminators", "people"}
+        networks = {"encoder": networks["encoder"]}
     differing = [
         f"{name} {theirs[name]!r}, not {value!r}"
         for name, value in ours.items()
@@ -154,8 +147,7 @@ def transfer_weights(
             f"{model_dir} holds another architecture ({', '.join(differing)}): only a "
             "model of the same one can be started from"
         )
-    for name in networks if what == "all" else ("encoder",):
-        _load_weights(networks[name], folder / f"{name}.weights.h5")
+    _load_weights(folder, networks)
     log.info("starting with %s of %s", what, folder)
 
 
@@ -163,7 +155,7 @@ def load_generator(folder: Path, person: str) -> keras.Model:
     """Loads what turns faces into one person's face.
 
     Args:
-        folder: The checkpoint, as of `latest_checkpoint`.
+        folder: The checkpoint.
         person: "a" or "b", whose face is generated.
 
     Returns:
@@ -181,8 +173,7 @@ def load_generator(folder: Path, person: str) -> keras.Model:
             "train with the faces of two people"
         )
     encoder, decoder = build_encoder(config), build_decoder(config)
-    _load_weights(encoder, folder / "encoder.weights.h5")
-    _load_weights(decoder, folder / f"decoder_{person}.weights.h5")
+    _load_weights(folder, {"encoder": encoder, f"decoder_{person}": decoder})
     alpha, rgb, *_ = decoder(encoder.output)
     return keras.Model(encoder.input, [alpha, rgb])
 
@@ -190,11 +181,8 @@ def load_generator(folder: Path, person: str) -> keras.Model:
 def read_settings(folder: Path) -> dict:
     """Reads the settings of a checkpoint, older ones as if they were written today.
 
-    Args:
-        folder: The checkpoint, as of `latest_checkpoint`.
-
     Returns:
-        The settings: "model", a `ModelConfig`, "iteration" and what training added.
+        "model", a `ModelConfig`, "iteration" and what training added.
 
     Raises:
         ValueError: The file is missing or damaged.
@@ -202,10 +190,8 @@ def read_settings(folder: Path) -> dict:
     path = folder / SETTINGS
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-        # The coverage was no part of the model once, but here and with the
-        # augmentation.
-        augmentation = settings.get("training", {}).get("augmentation", {})
-        augmentation.pop("coverage", None)
+        # The coverage was once here and with the augmentation, not part of the model.
+        settings.get("training", {}).get("augmentation", {}).pop("coverage", None)
         coverage = {"coverage": settings.pop("coverage", 0.8)}
         settings["model"] = ModelConfig(**coverage | settings["model"])
         settings["iteration"]
@@ -224,8 +210,7 @@ def read_keras2_weights(path: Path) -> dict[str, list[np.ndarray]]:
         path: HDF5 file of a model or of its weights.
 
     Returns:
-        The weights, float32, of each layer that has some, in the order of the file; `/`
-        in a layer's name is turned to `_`.
+        Layer -> its weights, float32, in the order of the file; `/` in a name is `_`.
 
     Raises:
         ValueError: The file is damaged or another one, or values are not finite.
@@ -240,27 +225,32 @@ def read_keras2_weights(path: Path) -> dict[str, list[np.ndarray]]:
                 if names.size:
                     arrays = [np.asarray(group[weight], np.float32) for weight in names]
                     weights[name.replace("/", "_")] = arrays
+                    if not all(np.isfinite(array).all() for array in arrays):
+                        raise ValueError(f"layer {name} is not finite")
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError("it is damaged or no weight file of Keras 2") from error
-    for name, arrays in weights.items():
-        if not all(np.isfinite(array).all() for array in arrays):
-            raise ValueError(f"layer {name} has values that are not finite")
+        raise ValueError(
+            f"{path} is damaged or no weight file of Keras 2 ({error}): get it again "
+            "from where it came from"
+        ) from error
     return weights
 
 
-def _load_weights(network: keras.Model, path: Path) -> None:
-    """Loads a network's weights or says in one sentence why they do not fit."""
-    try:
-        with warnings.catch_warnings():
+def _load_weights(folder: Path, networks: Networks) -> None:
+    for name, network in networks.items():
+        path = folder / f"{name}.weights.h5"
+        with _refusing(path), warnings.catch_warnings():
             # Keras only warns where it leaves layers with their random weights.
             warnings.simplefilter("error", UserWarning)
             network.load_weights(path)
-    except (OSError, ValueError, KeyError, UserWarning) as error:
-        raise ValueError(_does_not_fit(path)) from error
 
 
-def _does_not_fit(path: Path) -> str:
-    return (
-        f"{path} is missing, damaged or not of the architecture in {SETTINGS} beside "
-        "it: restore the file, or train in another folder"
-    )
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Says in one sentence that a file does not fit."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, UserWarning, BadZipFile) as error:
+        raise ValueError(
+            f"{path} is missing, damaged or not of the architecture in {SETTINGS} "
+            "beside it: restore the file, or train in another folder"
+        ) from error

@@ -4,20 +4,18 @@ import keras
 import numpy as np
 from keras import KerasTensor, ops
 
-from fsgan.models.attention import attend
+WEIGHT_DECAY = keras.regularizers.L2(1e-4)
+SCORES_AT_ONCE = 2**20
+"""Scores of one sample in a block: 4 MB as float32, a 16th of a map of 64x64 pixels."""
 
 
-def normalize_sample(images: KerasTensor, epsilon: float = 1e-3) -> KerasTensor:
+def normalize_sample(images: KerasTensor) -> KerasTensor:
     """Shifts and scales each sample to mean 0 and deviation 1 over height to channels.
 
-    (x - mean) / (std + epsilon), computed in at least float32.
+    (x - mean) / (std + 0.001), computed in at least float32.
 
     Args:
-        images: Float tensor (batch, height, width, channels).
-        epsilon: Added to the standard deviation, outside the root.
-
-    Returns:
-        Tensor of the same shape and dtype.
+        images: Float tensor (batch, height, width, channels); the dtype stays.
     """
     dtype = keras.backend.standardize_dtype(images.dtype)
     x = ops.cast(images, keras.backend.result_type(dtype, "float32"))
@@ -25,7 +23,7 @@ def normalize_sample(images: KerasTensor, epsilon: float = 1e-3) -> KerasTensor:
     variance = ops.mean(ops.square(x), axis=(1, 2, 3), keepdims=True)
     # The root has no finite gradient at 0, where a constant sample would put it.
     deviation = ops.sqrt(ops.maximum(variance, 1e-12))
-    return ops.cast(x / (deviation + epsilon), dtype)
+    return ops.cast(x / (deviation + 1e-3), dtype)
 
 
 @keras.saving.register_keras_serializable(package="fsgan")
@@ -34,16 +32,7 @@ class SampleNormalization(keras.layers.Layer):
 
     This is the norm that faceswap-GAN calls "instancenorm"; what the field calls
     instance normalisation has statistics and scale for each channel.
-
-    Args:
-        epsilon: Added to the standard deviation, outside the root.
-        **kwargs: Passed to `keras.layers.Layer`.
     """
-
-    def __init__(self, epsilon: float = 1e-3, **kwargs) -> None:
-        """Keeps the settings."""
-        super().__init__(**kwargs)
-        self.epsilon = epsilon
 
     def build(self, input_shape):
         """Creates the scalar scale and offset."""
@@ -52,11 +41,7 @@ class SampleNormalization(keras.layers.Layer):
 
     def call(self, inputs):
         """Normalises `inputs` (batch, height, width, channels)."""
-        return self.gamma * normalize_sample(inputs, self.epsilon) + self.beta
-
-    def get_config(self):
-        """Returns the arguments that make this layer again."""
-        return {**super().get_config(), "epsilon": self.epsilon}
+        return self.gamma * normalize_sample(inputs) + self.beta
 
 
 @keras.saving.register_keras_serializable(package="fsgan")
@@ -80,20 +65,9 @@ class SelfAttention(keras.layers.Layer):
     The sum is scaled by a learnable scalar that starts at 0, so a new layer is the
     identity.
 
-    Args:
-        kernel_regularizer: Weight decay of the three 1x1 convolutions.
-        **kwargs: Passed to `keras.layers.Layer`.
-
     Source: Zhang et al. 2019, "Self-Attention Generative Adversarial Networks", eq. 1-3
     (query, key and value are its g, f and h).
     """
-
-    def __init__(
-        self, kernel_regularizer: keras.Regularizer | None = None, **kwargs
-    ) -> None:
-        """Keeps the settings."""
-        super().__init__(**kwargs)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
 
     def build(self, input_shape):
         """Creates, in this order, query, key, value and scale: the order in files."""
@@ -109,7 +83,7 @@ class SelfAttention(keras.layers.Layer):
         return keras.layers.Conv2D(
             channels,
             kernel_size=1,
-            kernel_regularizer=self.kernel_regularizer,
+            kernel_regularizer=WEIGHT_DECAY,
             dtype=self.dtype_policy,
             name=name,
         )
@@ -128,43 +102,174 @@ class SelfAttention(keras.layers.Layer):
         )
         return inputs + self.scale(ops.reshape(attended, (-1, *inputs.shape[1:])))
 
-    def get_config(self):
-        """Returns the arguments that make this layer again."""
-        regularizer = keras.regularizers.serialize(self.kernel_regularizer)
-        return {**super().get_config(), "kernel_regularizer": regularizer}
+
+def attend(query: KerasTensor, key: KerasTensor, value: KerasTensor) -> KerasTensor:
+    """Mixes values by how well each query matches every key: softmax(q kᵀ) v.
+
+    The scores are not scaled by the square root of the channels, as SAGAN has it. The
+    map is never held as a whole: the queries are taken block by block, and the gradient
+    makes each block p of the map again. With ∂ the gradient of the loss:
+
+        ∂v = pᵀ ∂o                              as o = p v
+        ∂s = p · (∂o vᵀ - Σ ∂o · o)             the softmax, as s = q kᵀ
+        ∂q = ∂s k      ∂k = ∂sᵀ q
+
+    Args:
+        query: Float tensor (batch, queries, channels).
+        key: Float tensor (batch, keys, channels).
+        value: Float tensor (batch, keys, value channels), of the others' dtype, or
+            bfloat16 where no gradient is taken: most of the time goes into its product.
+
+    Returns:
+        Float tensor (batch, queries, value channels) of the query's dtype. The softmax
+        is float32 in any case, and so are the sums over the blocks.
+
+    Source: Zhang et al. 2019, "Self-Attention Generative Adversarial Networks", eq. 1;
+    the recomputation is that of Dao et al. 2022, "FlashAttention".
+    """
+    return _attend(query, key, value)
+
+
+@ops.custom_gradient
+def _attend(query, key, value):
+    """Returns the output and the function of its gradient."""
+    (output,) = _by_sample(_forward, (query, key, value), (value.shape[-1],))
+
+    def gradient(*args, upstream=None):
+        # JAX and TensorFlow give the gradient alone, PyTorch by name after the inputs.
+        output_gradient = args[0] if upstream is None else upstream
+        products = ops.cast(output_gradient, "float32") * ops.cast(output, "float32")
+        sums = ops.cast(ops.sum(products, axis=-1, keepdims=True), query.dtype)
+        inputs = (query, key, value, output_gradient, sums)
+        return _by_sample(_backward, inputs, [x.shape[-1] for x in inputs[:3]])
+
+    # PyTorch keeps the gradient's function with what is returned: if that were `output`
+    # itself, which the function keeps, neither would ever be freed.
+    return ops.reshape(output, ops.shape(output)), gradient
+
+
+def _forward(query, key, value):
+    keys = _transpose(key)
+
+    def step(carry, blocks):
+        p = ops.cast(_probabilities(blocks[0], keys), value.dtype)
+        return carry, ops.cast(ops.matmul(p, value), query.dtype)
+
+    _, output = _by_blocks(step, (), (query,), key.shape[1], value.shape[-1])
+    return (output,)
+
+
+def _backward(query, key, value, output_gradient, sums):
+    keys, values = _transpose(key), _transpose(value)
+    # One channel more takes the sum off in the product: [∂o, -Σ] [v, 1]ᵀ = ∂o vᵀ - Σ.
+    values_and_one = ops.concatenate([values, ops.ones_like(values[:, :1])], axis=1)
+    gradient_and_sums = ops.concatenate([output_gradient, -sums], axis=-1)
+
+    def step(carry, blocks):
+        dk, dv = carry
+        q, do_and_sums = blocks
+        p = _probabilities(q, keys)
+        ds = p * ops.matmul(do_and_sums, values_and_one)
+        # Summed as transposes, which spares turning the block of the map.
+        dk = dk + ops.cast(ops.matmul(_transpose(q), ds), "float32")
+        do = _transpose(do_and_sums[..., :-1])
+        dv = dv + ops.cast(ops.matmul(do, p), "float32")
+        return (dk, dv), _transpose(ops.matmul(keys, _transpose(ds)))
+
+    zeros = ops.zeros_like(keys, "float32"), ops.zeros_like(values, "float32")
+    blocks = (query, gradient_and_sums)
+    sums, dq = _by_blocks(step, zeros, blocks, key.shape[1], query.shape[-1])
+    dk, dv = (ops.cast(_transpose(x), query.dtype) for x in sums)
+    return dq, dk, dv
+
+
+def _probabilities(query, keys):
+    """Rows of the map, of the query's dtype; the softmax is float32."""
+    scores = ops.matmul(ops.cast(query, "float32"), ops.cast(keys, "float32"))
+    return ops.cast(ops.softmax(scores), query.dtype)
+
+
+def _transpose(x):
+    return ops.transpose(x, (0, 2, 1))
+
+
+# TensorFlow's own loops, as those of keras.ops run ten steps at a time: all of the map.
+
+
+def _by_sample(function, tensors, channels):
+    """Calls `function` on the batch; in TensorFlow one sample after the other.
+
+    The blocks of a whole batch do not stay in a processor's cache.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return function(*tensors)
+    import tensorflow as tf
+
+    return tf.map_fn(
+        lambda sample: tuple(x[0] for x in function(*(x[None] for x in sample))),
+        tuple(tensors),
+        fn_output_signature=tuple(
+            tf.TensorSpec((x.shape[1], width), x.dtype)
+            for x, width in zip(tensors, channels, strict=False)
+        ),
+        parallel_iterations=2,
+    )
+
+
+def _by_blocks(step, carry, tensors, keys, channels):
+    """Scans blocks of the queries; returns the carry and outputs of so many channels.
+
+    Tensors and outputs are (batch, queries, channels).
+    """
+    batch, queries, _ = tensors[0].shape
+    size = min(queries, max(1, SCORES_AT_ONCE // keys))
+    count = -(-queries // size)
+
+    def split(x):
+        x = ops.pad(x, ((0, 0), (0, -queries % size), (0, 0)))
+        x = ops.reshape(x, (-1, count, size, x.shape[-1]))
+        return ops.transpose(x, (1, 0, 2, 3))
+
+    blocks = tuple(split(x) for x in tensors)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        shape = (batch, size, channels)
+        outputs = tf.TensorArray(blocks[0].dtype, count, element_shape=shape)
+
+        def body(index, carry, outputs):
+            carry, output = step(carry, tuple(x[index] for x in blocks))
+            return index + 1, carry, outputs.write(index, output)
+
+        _, carry, outputs = tf.while_loop(
+            lambda index, *_: index < count,
+            body,
+            (0, carry, outputs),
+            parallel_iterations=1,
+        )
+        outputs = outputs.stack()
+    else:
+        carry, outputs = ops.scan(step, carry, blocks)
+    outputs = ops.reshape(
+        ops.transpose(outputs, (1, 0, 2, 3)), (-1, count * size, channels)
+    )
+    return carry, outputs[:, :queries]
 
 
 @keras.saving.register_keras_serializable(package="fsgan")
-class ICNR(keras.initializers.Initializer):
+class ICNR(keras.initializers.RandomNormal):
     """Initialises a convolution so that a pixel shuffle after it repeats pixels.
 
-    The output channels that end up in one block of pixels start equal, so the upscaling
-    starts as a nearest-neighbour one, without checkerboards.
-
-    Args:
-        initializer: Draws the kernel of one pixel of the block.
-        block_size: Side of the block, pixels.
+    The output channels that end up in one block of 2x2 pixels start equal, so the
+    upscaling starts as a nearest-neighbour one, without checkerboards.
 
     Source: Aitken et al. 2017, "Checkerboard artifact free sub-pixel convolution".
     """
 
-    def __init__(
-        self, initializer: keras.initializers.Initializer, block_size: int = 2
-    ) -> None:
-        """Keeps the settings."""
-        self.initializer = keras.initializers.get(initializer)
-        self.block_size = block_size
-
     def __call__(self, shape, dtype=None):
         """Returns a kernel of `shape` (height, width, channels in, channels out)."""
-        pixels = self.block_size**2
-        kernel = self.initializer((*shape[:-1], shape[-1] // pixels), dtype=dtype)
-        return ops.tile(kernel, (1, 1, 1, pixels))  # depth_to_space wants pixel major
-
-    def get_config(self):
-        """Returns the arguments that make this initialiser again."""
-        initializer = keras.initializers.serialize(self.initializer)
-        return {"initializer": initializer, "block_size": self.block_size}
+        kernel = super().__call__((*shape[:-1], shape[-1] // 4), dtype=dtype)
+        return ops.tile(kernel, (1, 1, 1, 4))  # depth_to_space wants pixel major
 
 
 def legacy_resize(images: KerasTensor, height: int, width: int) -> KerasTensor:
@@ -174,29 +279,22 @@ def legacy_resize(images: KerasTensor, height: int, width: int) -> KerasTensor:
     read (i + ½)·(input size)/(output size) - ½ instead.
 
     Args:
-        images: Float tensor (batch, height, width, channels).
+        images: Float tensor (batch, height, width, channels); the dtype stays.
         height: New height, pixels.
         width: New width, pixels.
 
-    Returns:
-        Tensor (batch, height, width, channels) of the same dtype.
-
     Source: TensorFlow 1, `tf.image.resize_bilinear(align_corners=False)`.
     """
-    rows = _interpolation(images.shape[1], height)
-    columns = _interpolation(images.shape[2], width)
-    rows = ops.convert_to_tensor(rows, dtype=images.dtype)
-    columns = ops.convert_to_tensor(columns, dtype=images.dtype)
-    images = ops.einsum("ih,bhwc->biwc", rows, images)
-    return ops.einsum("jw,biwc->bijc", columns, images)
 
+    def matrix(size, new_size):
+        """Interpolates along one axis, (new_size, size)."""
+        # TensorFlow 1 rounded positions to single precision: 1e-5 from 64 to 224.
+        position = np.arange(new_size, dtype=np.float32) * np.float32(size / new_size)
+        before = position.astype(int)
+        after = np.minimum(before + 1, size - 1)
+        share = (position - before)[:, None]
+        weights = (1 - share) * np.eye(size)[before] + share * np.eye(size)[after]
+        return ops.convert_to_tensor(weights, dtype=images.dtype)
 
-def _interpolation(size: int, new_size: int) -> np.ndarray:
-    """Returns the (new_size, size) matrix that interpolates along one axis."""
-    # TensorFlow 1 rounded positions to single precision; 64 to 224 shows it at 1e-5.
-    position = np.arange(new_size, dtype=np.float32) * np.float32(size / new_size)
-    before = np.floor(position).astype(int)
-    after = np.minimum(before + 1, size - 1)
-    share = (position - before)[:, None]
-    pixels = np.eye(size)
-    return (1 - share) * pixels[before] + share * pixels[after]
+    images = ops.einsum("ih,bhwc->biwc", matrix(images.shape[1], height), images)
+    return ops.einsum("jw,biwc->bijc", matrix(images.shape[2], width), images)

@@ -8,7 +8,6 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from fsgan.models.checkpoint import (
@@ -49,16 +48,16 @@ def import_legacy(
 ) -> Path:
     """Turns weights of faceswap-GAN v2.2 into a model to convert with or to train on.
 
-    The networks give the original's output. Training goes on with fresh moments, from
-    the start of its schedule. With `batchnorm`, whose statistics the original never
-    updated, training on changes the output from the first iteration.
+    Training goes on with fresh moments, from the start of its schedule. With
+    `batchnorm`, whose statistics the original never updated, training on changes the
+    output from the first iteration.
 
     Args:
         weights_dir: Folder of `encoder.h5`, `decoder_A.h5` and `decoder_B.h5`. Where
-            `netDA.h5` or `netDB.h5` is missing, that discriminator starts fresh, which
-            matters to training only.
+            `netDA.h5` or `netDB.h5` is missing, that discriminator starts fresh.
         model_dir: Folder of the new model, for `fsgan.convert_video` and `fsgan.train`.
-        norm: As of `read_legacy`.
+        norm: The norm trained with. Needed only between "groupnorm" and "layernorm",
+            whose files look alike; None takes what the encoder's shapes tell.
         coverage: Share of a crop's width that the networks see, 0.1 to 1. 0.8 is the
             original's conversion (`roi_coverage` 0.9 cut 10 % from each side); 0.68,
             the middle of its training, shows the networks what they know best.
@@ -81,10 +80,16 @@ def import_legacy(
     networks = build_networks(config)
     for name, network in networks.items():
         path = Path(weights_dir) / FILES[name]
-        if name in weights:
-            _fill(network, weights[name], path)
-        else:
+        if name not in weights:
             log.warning("no file %s: the %s starts fresh", path, name)
+            continue
+        shapes = [tuple(variable.shape) for variable in network.weights]
+        if [array.shape for array in weights[name]] != shapes:
+            raise ValueError(
+                f"{path} does not fit the architecture that {FILES['encoder']} is of: "
+                f"give the files of one model, trained with {_NORM_NAMES}"
+            )
+        network.set_weights(weights[name])
     return save_checkpoint(model_dir, networks, {}, {"model": config, "iteration": 0})
 
 
@@ -94,10 +99,8 @@ def read_legacy(
     """Reads weights of faceswap-GAN v2.2 and the architecture they are of.
 
     Args:
-        folder: Holds `encoder.h5`, `decoder_A.h5`, `decoder_B.h5` and perhaps
-            `netDA.h5` and `netDB.h5`.
-        norm: The norm trained with. Needed only between "groupnorm" and "layernorm",
-            whose files look alike; None takes what the encoder's shapes tell.
+        folder: As `weights_dir` of `import_legacy`.
+        norm: As of `import_legacy`.
 
     Returns:
         The architecture, and for each network of `build_networks` that has
@@ -112,18 +115,21 @@ def read_legacy(
     for name, file in FILES.items():
         path = Path(folder) / file
         if path.is_file():
-            layers[name] = _read_layers(path)
+            # Scales and offsets of the original's group norm are (1, 1, 1, channels).
+            layers[name] = [
+                [x.ravel() if x.shape[:3] == (1, 1, 1) else x for x in layer]
+                for layer in read_keras2_weights(path).values()
+            ]
         elif not name.startswith("discriminator"):
             raise FileNotFoundError(
                 f"no file {path}: give the folder with encoder.h5, decoder_A.h5 and "
                 "decoder_B.h5 of faceswap-GAN v2.2"
             )
     config = _infer_config(layers["encoder"], norm, Path(folder) / FILES["encoder"])
-    weights = {
+    return config, {
         name: swap_red_and_blue([array for layer in of_network for array in layer])
         for name, of_network in layers.items()
     }
-    return config, weights
 
 
 def swap_red_and_blue(weights: list[np.ndarray]) -> list[np.ndarray]:
@@ -145,25 +151,6 @@ def swap_red_and_blue(weights: list[np.ndarray]) -> list[np.ndarray]:
             array = array[..., ::-1]
         swapped.append(array)
     return swapped
-
-
-def _read_layers(path: Path) -> list[list[np.ndarray]]:
-    """The weights of each layer that has some, in the order of the model."""
-    try:
-        layers = read_keras2_weights(path)
-    except ValueError as error:
-        raise ValueError(
-            f"{path} cannot be used, {error}: copy it again from where faceswap-GAN "
-            "v2.2 saved it"
-        ) from error
-    # Scales and offsets of the original's group norm are (1, 1, 1, channels).
-    return [
-        [
-            array.reshape(-1) if array.shape[:3] == (1, 1, 1) else array
-            for array in layer
-        ]
-        for layer in layers.values()
-    ]
 
 
 def _infer_config(
@@ -193,14 +180,3 @@ def _infer_config(
         norm=norm or norms[0],
         attention=(1, 1) in sizes,
     )
-
-
-def _fill(network: keras.Model, weights: list[np.ndarray], path: Path) -> None:
-    """Sets the weights, or says in one sentence why they do not fit."""
-    expected = [tuple(variable.shape) for variable in network.weights]
-    if [array.shape for array in weights] != expected:
-        raise ValueError(
-            f"{path} does not fit the architecture that {FILES['encoder']} is of: give "
-            f"the files of one model of faceswap-GAN v2.2, trained with {_NORM_NAMES}"
-        )
-    network.set_weights(weights)

@@ -9,19 +9,29 @@ R is the resolution, c is 1 for the standard capacity and 2 for lite. Images are
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import keras
 from keras import KerasTensor, layers, ops
 
-from fsgan.models.layers import ICNR, SampleNormalization, SelfAttention
+from fsgan.models.layers import ICNR, WEIGHT_DECAY, SampleNormalization, SelfAttention
 
 DIVISORS = {"standard": 1, "lite": 2}
 NORMS = {
     "instancenorm": SampleNormalization,
-    "layernorm": lambda: layers.GroupNormalization(groups=-1, epsilon=1e-6),
-    "groupnorm": lambda: layers.GroupNormalization(groups=16, epsilon=1e-6),
+    "layernorm": partial(layers.GroupNormalization, groups=-1, epsilon=1e-6),
+    "groupnorm": partial(layers.GroupNormalization, groups=16, epsilon=1e-6),
     "batchnorm": layers.BatchNormalization,
     "none": layers.Identity,
+}
+_CHOICES = {
+    "resolution": (64, 128, 256),
+    "capacity": tuple(DIVISORS),
+    "norm": tuple(NORMS),
+    "attention": (True, False),
+    "mask": (True, False),
+    "discriminators": (True, False),
+    "people": (1, 2),
 }
 
 
@@ -40,9 +50,8 @@ class ModelConfig:
         discriminators: Whether there are discriminators, and an adversarial loss.
         people: 2, or 1 for one person's autoencoder.
         latent: Width of the bottleneck, 1 or more; None, as which the default is kept,
-            takes 1024, or 2048 at "lite" above 64 pixels (see `latent_width`).
-        coverage: Share of a stored crop's width that the networks see, in training and
-            in conversion, 0.1 to 1.
+            takes 1024, or 2048 at "lite" above 64 pixels.
+        coverage: Share of a stored crop's width that the networks see, 0.1 to 1.
 
     Raises:
         ValueError: A value is not one of these.
@@ -60,12 +69,13 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Refuses what no network can be built from."""
-        _check("resolution", self.resolution, (64, 128, 256))
-        _check("capacity", self.capacity, tuple(DIVISORS))
-        _check("norm", self.norm, tuple(NORMS))
-        for field in ("attention", "mask", "discriminators"):
-            _check(field, getattr(self, field), (True, False))
-        _check("people", self.people, (1, 2))
+        for field, choices in _CHOICES.items():
+            value = getattr(self, field)
+            if type(value) is not type(choices[0]) or value not in choices:
+                *others, last = map(repr, choices)
+                raise ValueError(
+                    f"{field} must be {', '.join(others)} or {last}, got {value!r}"
+                )
         latent, coverage = self.latent, self.coverage
         if latent is not None and not (type(latent) is int and latent >= 1):
             raise ValueError(
@@ -80,14 +90,9 @@ class ModelConfig:
             object.__setattr__(self, "latent", None)
 
     @property
-    def divisor(self) -> int:
-        """What the standard widths are divided by."""
-        return DIVISORS[self.capacity]
-
-    @property
     def latent_width(self) -> int:
         """Width of the bottleneck."""
-        return self._default_width if self.latent is None else self.latent
+        return self.latent or self._default_width
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -120,7 +125,7 @@ def build_encoder(config: ModelConfig) -> keras.Model:
     Returns:
         Model "encoder": RGB (batch, R, R, 3) in [-1, 1] to (batch, 8, 8, 512/c).
     """
-    c, norm = config.divisor, config.norm
+    c, norm = DIVISORS[config.capacity], config.norm
     image = keras.Input((config.resolution, config.resolution, 3))  # (b, R, R, 3)
     x = layers.Conv2D(64 // c, 5, padding="same", use_bias=False)(image)
     x = conv_block(x, 128 // c)  # (b, R/2, R/2, 128/c)
@@ -146,9 +151,9 @@ def build_decoder(config: ModelConfig) -> keras.Model:
         all float32. Alpha (batch, R, R, 1) in [0, 1] is how much of rgb (batch, R, R,
         3) in [-1, 1] shows in the swapped face. Side outputs, RGB as well, are smaller
         versions that help training: none at 64, one of 64 pixels at 128, of 64 and 128
-        at 256. Unpack with `alpha, rgb, *side_outputs = decoder(latent)`.
+        at 256.
     """
-    c, resolution = config.divisor, config.resolution
+    c = DIVISORS[config.capacity]
     latent = keras.Input((8, 8, 512 // c))  # (b, 8, 8, 512/c)
     x = upscale(latent, 256 // c, config)  # (b, 16, 16, 256/c)
     x = upscale(x, 128 // c, config)  # (b, 32, 32, 128/c)
@@ -157,14 +162,16 @@ def build_decoder(config: ModelConfig) -> keras.Model:
     x = residual_block(x, 64 // c)
     x = attention(x, config) if config.attention else conv_block(x, 64 // c, strides=1)
     side_outputs = []
-    while x.shape[1] < resolution:
-        side_outputs.append(head(x, 3, "tanh", f"side_output_{x.shape[1]}"))
+    while x.shape[1] < config.resolution:
+        name = f"side_output_{x.shape[1]}"
+        side_outputs.append(head(3, activation="tanh", name=name)(x))
         x = upscale(x, 64 // c, config)  # (b, R, R, 64/c) in the end
         x = conv_block(x, 64 // c, strides=1)
-    alpha = head(x, 1, "sigmoid", "alpha") if config.mask else None  # (b, R, R, 1)
-    rgb = head(x, 3, "tanh", "rgb")  # (b, R, R, 3)
-    if alpha is None:
-        alpha = ops.ones_like(rgb[..., :1])
+    if config.mask:
+        alpha = head(1, activation="sigmoid", name="alpha")(x)  # (b, R, R, 1)
+    else:
+        alpha = ops.ones_like(x[..., :1], dtype="float32")
+    rgb = head(3, activation="tanh", name="rgb")(x)  # (b, R, R, 3)
     return keras.Model(latent, [alpha, rgb, *side_outputs], name="decoder")
 
 
@@ -172,7 +179,7 @@ def build_discriminator(config: ModelConfig) -> keras.Model:
     """Builds a discriminator; each side has its own.
 
     Returns:
-        Model "discriminator": (batch, R, R, 6), a real or made face and the distorted
+        Model "discriminator": (batch, R, R, 6), a real or made face and the warped
         face it is made from, both RGB in [-1, 1], to an unbounded score (batch, 8, 8,
         1), float32, for each patch.
     """
@@ -193,95 +200,53 @@ def build_discriminator(config: ModelConfig) -> keras.Model:
 
 # The blocks: symbolic maps (b, h, w, channels) in and out, `width` channels out.
 
+decayed_conv = partial(
+    layers.Conv2D,
+    padding="same",
+    use_bias=False,
+    kernel_initializer="he_normal",
+    kernel_regularizer=WEIGHT_DECAY,
+)
+head = partial(layers.Conv2D, kernel_size=5, padding="same", dtype="float32")
+
 
 def conv_block(
     x: KerasTensor, width: int, strides: int = 2, norm: str = "none"
 ) -> KerasTensor:
     """Conv 3x3, ReLU, norm."""
-    x = decayed_conv(x, width, 3, strides=strides)  # (b, h/strides, w/strides, width)
+    x = decayed_conv(width, 3, strides)(x)  # (b, h/strides, w/strides, width)
     x = layers.ReLU()(x)
     return NORMS[norm]()(x)
 
 
 def discriminator_block(x: KerasTensor, width: int, norm: str = "none") -> KerasTensor:
     """Conv 4x4 of stride 2, leaky ReLU, norm."""
-    x = decayed_conv(x, width, 4, strides=2)  # (b, h/2, w/2, width)
+    x = decayed_conv(width, 4, strides=2)(x)  # (b, h/2, w/2, width)
     x = layers.LeakyReLU(0.2)(x)
     return NORMS[norm]()(x)
 
 
 def residual_block(x: KerasTensor, width: int) -> KerasTensor:
     """Two convs 3x3 with leaky ReLUs and the input added before the second."""
-    y = decayed_conv(x, width, 3)  # (b, h, w, width)
+    y = decayed_conv(width, 3)(x)  # (b, h, w, width)
     y = layers.LeakyReLU(0.2)(y)
-    y = decayed_conv(y, width, 3)
+    y = decayed_conv(width, 3)(y)
     return layers.LeakyReLU(0.2)(layers.Add()([y, x]))
 
 
 def upscale(x: KerasTensor, width: int, config: ModelConfig) -> KerasTensor:
-    """Doubles height and width, in the way of the capacity."""
+    """Doubles height and width: by pixel shuffle, at lite by nearest neighbour."""
+    norm = NORMS[config.norm]()
     if config.capacity == "lite":
-        return upscale_nearest(x, width, config.norm)
-    return upscale_shuffle(x, width, config.norm)
-
-
-def upscale_shuffle(x: KerasTensor, width: int, norm: str = "none") -> KerasTensor:
-    """Conv 3x3, leaky ReLU, norm, pixel shuffle."""
-    icnr = ICNR(keras.initializers.RandomNormal(stddev=0.02))
-    x = decayed_conv(x, 4 * width, 3, use_bias=True, initializer=icnr)
-    x = layers.LeakyReLU(0.2)(x)  # (b, h, w, 4·width)
-    x = NORMS[norm]()(x)
+        x = layers.UpSampling2D(2)(x)  # (b, 2h, 2w, channels)
+        x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+        return norm(decayed_conv(width, 3, padding="valid", use_bias=True)(x))
+    icnr = ICNR(stddev=0.02)
+    x = decayed_conv(4 * width, 3, use_bias=True, kernel_initializer=icnr)(x)
+    x = norm(layers.LeakyReLU(0.2)(x))  # (b, h, w, 4·width)
     return ops.depth_to_space(x, 2)  # (b, 2h, 2w, width)
-
-
-def upscale_nearest(x: KerasTensor, width: int, norm: str = "none") -> KerasTensor:
-    """Nearest neighbour, reflected border, conv 3x3, norm."""
-    x = layers.UpSampling2D(2)(x)  # (b, 2h, 2w, channels)
-    x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
-    x = decayed_conv(x, width, 3, padding="valid", use_bias=True)
-    return NORMS[norm]()(x)  # (b, 2h, 2w, width)
 
 
 def attention(x: KerasTensor, config: ModelConfig) -> KerasTensor:
     """Self-attention, or nothing where it is off."""
-    if not config.attention:
-        return x
-    return SelfAttention(kernel_regularizer=keras.regularizers.L2(1e-4))(x)
-
-
-def head(x: KerasTensor, channels: int, activation: str, name: str) -> KerasTensor:
-    """Conv 5x5 to an image, without weight decay."""
-    conv = layers.Conv2D(
-        channels, 5, padding="same", activation=activation, dtype="float32", name=name
-    )
-    return conv(x)
-
-
-def decayed_conv(
-    x: KerasTensor,
-    width: int,
-    size: int,
-    strides: int = 1,
-    padding: str = "same",
-    use_bias: bool = False,
-    initializer: str | keras.Initializer = "he_normal",
-) -> KerasTensor:
-    """Conv with weight decay, he_normal where nothing else is said."""
-    conv = layers.Conv2D(
-        width,
-        size,
-        strides=strides,
-        padding=padding,
-        use_bias=use_bias,
-        kernel_initializer=initializer,
-        kernel_regularizer=keras.regularizers.L2(1e-4),
-    )
-    return conv(x)
-
-
-def _check(field, value, accepted):
-    if isinstance(value, type(accepted[0])) and value in accepted:
-        return
-    *others, last = accepted
-    choices = f"{', '.join(map(repr, others))} or {last!r}"
-    raise ValueError(f"{field} must be {choices}, got {value!r}")
+    return SelfAttention()(x) if config.attention else x

@@ -7,10 +7,7 @@ from pathlib import Path
 
 import keras
 
-POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-"""Precision -> Keras' dtype policy; weights are float32 in either."""
-
-_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
+_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}  # of Keras
 _SIGNS_OF_NO_MEMORY = "resource_exhausted|out of memory|oom when|can't allocate"
 
 
@@ -24,11 +21,11 @@ def computing_in(precision: str) -> Iterator[None]:
     Raises:
         ValueError: The precision is neither.
     """
-    if precision not in POLICIES:
-        choices = " or ".join(map(repr, POLICIES))
+    if precision not in _POLICIES:
+        choices = " or ".join(map(repr, _POLICIES))
         raise ValueError(f"precision must be {choices}, got {precision!r}")
     before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(POLICIES[precision])
+    keras.config.set_dtype_policy(_POLICIES[precision])
     try:
         yield
     finally:
@@ -36,13 +33,10 @@ def computing_in(precision: str) -> Iterator[None]:
 
 
 def fastest_precision() -> str:
-    """Tells which precision is faster on this machine.
+    """Tells which precision is faster on this machine, "bfloat16" or "float32".
 
     Processors with bfloat16 instructions are faster with it on TensorFlow and PyTorch;
     all others emulate it slowly.
-
-    Returns:
-        "bfloat16" or "float32".
     """
     if keras.backend.backend() == "jax" or not _has_bfloat16() or _has_graphics_card():
         return "float32"
@@ -72,7 +66,7 @@ def renamed_out_of_memory(message: str) -> Iterator[None]:
 def _has_bfloat16() -> bool:
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
-    return not _BFLOAT16_FLAGS.isdisjoint(flags)
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
 
 
 def _has_graphics_card() -> bool:

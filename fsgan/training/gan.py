@@ -124,7 +124,7 @@ class FaceSwapGAN:
             precision: "float32", or "bfloat16" for what the networks compute; weights
                 and losses are float32 in either.
             vggface: Features for the perceptual loss, as of
-                `fsgan.models.vggface.perceptual_features`; None trains without it.
+                `fsgan.models.vggface.load_vggface`; None trains without it.
 
         Raises:
             ValueError: An option is none of these, or the backend cannot train.

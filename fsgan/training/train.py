@@ -23,7 +23,7 @@ from fsgan.models.checkpoint import (
 )
 from fsgan.models.networks import ModelConfig
 from fsgan.models.precision import computing_in, fastest_precision
-from fsgan.models.vggface import perceptual_features
+from fsgan.models.vggface import load_vggface
 from fsgan.training.backend import explained_out_of_memory
 from fsgan.training.gan import FaceSwapGAN, Phase
 from fsgan.training.losses import LossWeights
@@ -419,7 +419,7 @@ def _build(model: ModelConfig, settings: TrainSettings) -> FaceSwapGAN:
     vggface = None
     if settings.losses.perceptual:
         with computing_in(precision):
-            vggface = perceptual_features(settings.perceptual)
+            vggface = load_vggface(settings.perceptual)
     return FaceSwapGAN(
         model,
         settings.losses,
