@@ -23,34 +23,38 @@ def make_clip(
     codec="libx264",
     pixels="yuv420p",
     options=None,
+    container=None,
     setup=None,
     tags=None,
     sound=None,
     rate=44_100,
 ):
-    pictures = list(pictures)
-    height, width = pictures[0].shape[:2]
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=fps, options=options or {})
-        stream.width, stream.height, stream.pix_fmt = width, height, pixels
-        times = times or [Fraction(k) / fps for k in range(len(pictures))]
+    """Write RGB pictures, or frames in `pixels`, and a click at each flash."""
+    frames = [
+        p if isinstance(p, av.VideoFrame) else av.VideoFrame.from_ndarray(p, "rgb24")
+        for p in pictures
+    ]
+    times = times or [Fraction(k) / fps for k in range(len(frames))]
+    with av.open(str(path), "w", options=container or {}) as made:
+        stream = made.add_stream(codec, rate=fps, options=options or {})
+        stream.width, stream.height = frames[0].width, frames[0].height
+        stream.pix_fmt = pixels
         time_base = Fraction(1, 90_000) if codec == "libx264" else 1 / Fraction(fps)
         stream.codec_context.time_base = time_base
         for name, value in (tags or {}).items():
             setattr(stream.codec_context, name, value)
         if setup:
             setup(stream)
-        track = container.add_stream(sound, rate=rate) if sound else None
+        track = made.add_stream(sound, rate=rate) if sound else None
         if track:
             track.layout = "mono"
-        for picture, time in zip(pictures, times, strict=True):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        for frame, time in zip(frames, times, strict=True):
             frame.pts, frame.time_base = round(time / time_base), time_base
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+            made.mux(stream.encode(frame))
+        made.mux(stream.encode(None))
         if track:
-            samples = np.zeros((1, round(len(pictures) / fps * rate)), np.float32)
-            for index in (k for k in FLASHES if k < len(pictures)):
+            samples = np.zeros((1, round(len(frames) / fps * rate)), np.float32)
+            for index in (k for k in FLASHES if k < len(frames)):
                 begin = round(index / fps * rate)
                 samples[0, begin : begin + 100] = 0.9 * np.sin(np.arange(100) * 0.5)
             for begin in range(0, samples.shape[1], 1024):
@@ -58,8 +62,8 @@ def make_clip(
                 frame = av.AudioFrame.from_ndarray(piece, "fltp", "mono")
                 frame.pts, frame.sample_rate = begin, rate
                 frame.time_base = Fraction(1, rate)
-                container.mux(track.encode(frame))
-            container.mux(track.encode(None))
+                made.mux(track.encode(frame))
+            made.mux(track.encode(None))
     return path
 
 

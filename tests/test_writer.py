@@ -23,7 +23,6 @@ from clips import (
     times_of,
 )
 
-from fsgan.media.encoding import video_format
 from fsgan.media.images import list_images, read_image
 from fsgan.media.reader import probe, read_frames
 from fsgan.media.writer import ResumableWriter, VideoWriter
@@ -51,16 +50,8 @@ def patches():
     return np.kron(colours[:, None], np.ones((32, 32, 1), np.uint8))
 
 
-FILMS = [
-    ("clip.mp4", "h264"),
-    ("clip.mov", "h264"),
-    ("clip.mkv", "h264"),
-    ("clip.webm", "vp9"),
-]
-
-
-@pytest.mark.parametrize(("name", "codec"), FILMS)
-def test_flat_colours_come_back_within_two_levels(tmp_path, name, codec):
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a.webm"])
+def test_flat_colours_come_back_within_two_levels(tmp_path, name):
     card = patches()
     path = write(tmp_path / name, [card] * 5, crf=8)
     for frame in read_frames(path):
@@ -69,6 +60,7 @@ def test_flat_colours_come_back_within_two_levels(tmp_path, name, codec):
         assert middles.max() <= 2
     with av.open(str(path)) as container:
         context = container.streams.video[0].codec_context
+        codec = "vp9" if name == "a.webm" else "h264"
         assert context.codec.canonical_name == codec
         assert context.pix_fmt == "yuv420p"
         assert (context.colorspace, context.color_range) == (1, 1)
@@ -108,12 +100,11 @@ def test_an_odd_size_gets_its_last_row_and_column_once_more(tmp_path):
 
 
 def test_webm_follows_the_scale_of_x264(tmp_path):
-    assert video_format("clip.webm", crf=51).options["crf"] == "63"
-    sizes = []
-    for crf in (8, 18, 40):
-        path = write(tmp_path / "clip.webm", noise_pictures(5), crf=crf)
-        sizes.append(path.stat().st_size)
-    assert sizes[0] > sizes[1] > 1.5 * sizes[2]
+    paths = [tmp_path / f"{crf}.webm" for crf in (8, 18, 40, 51)]
+    for path in paths:
+        write(path, noise_pictures(5), crf=int(path.stem))
+    sizes = [path.stat().st_size for path in paths]
+    assert sizes[0] > sizes[1] > 1.5 * sizes[2] > 1.5 * sizes[3]
 
 
 # --- times ---
@@ -214,9 +205,9 @@ def test_click_and_flash_stay_together(
     assert_in_step(path)
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
-def test_a_variable_rate_stays_in_step(tmp_path, source_of, suffix):
-    whole, path = source_of("aac.mp4"), tmp_path / f"copy{suffix}"
+@pytest.mark.parametrize("name", ["copy.mp4", "copy.mkv", "copy.webm"])
+def test_a_variable_rate_stays_in_step(tmp_path, source_of, name):
+    whole, path = source_of("aac.mp4"), tmp_path / name
     with VideoWriter(path, 64, 48, NTSC, audio_from=whole) as writer:
         for frame in read_frames(whole):
             if frame.index % 3 != 1 and not 25 < frame.index < 40:
@@ -317,13 +308,6 @@ def test_pictures_are_numbered_and_their_folder_appears_whole(tmp_path):
     for file, picture in zip(files, gray_pictures(3), strict=True):
         np.testing.assert_array_equal(read_image(file), picture)
         assert b"<x/>" in file.read_bytes()
-    with (
-        pytest.raises(KeyboardInterrupt),
-        VideoWriter(folder, 64, 48, 25) as writer,
-    ):
-        writer.write(gray_pictures(1)[0])
-        raise KeyboardInterrupt
-    assert len(list_images(folder)) == 3
 
 
 # --- writing: faults ---
@@ -342,24 +326,22 @@ def test_nothing_is_left_after_an_exception(tmp_path, name, written, error, resu
     writer = VideoWriter(tmp_path / name, 64, 48, 25)
     if resumable:
         writer = ResumableWriter(tmp_path / name, 64, 48, 25, settings={})
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "clip.mp4").write_text("was here before")
     with pytest.raises(error), writer:
         for picture in gray_pictures(written):
             writer.write(picture)
-        assert all(e.name.startswith(".") for e in (tmp_path / "new").iterdir())
         raise error
-    assert list((tmp_path / "new").iterdir()) == []
+    assert [e.name for e in (tmp_path / "new").iterdir()] == ["clip.mp4"]
+    assert (tmp_path / "new" / "clip.mp4").read_text() == "was here before"
 
 
-def test_what_was_there_before_survives_an_exception(tmp_path):
-    path = make_clip(tmp_path / "clip.mp4", gray_pictures(5))
-    before = path.read_bytes()
-    with pytest.raises(ValueError, match="got uint8"):
-        write(path, [gray_pictures(1)[0], np.zeros((2, 2, 3), np.uint8)])
-    assert path.read_bytes() == before
-    assert [entry.name for entry in tmp_path.iterdir()] == ["clip.mp4"]
+needs_full_device = pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="needs a full device"
+)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
+@needs_full_device
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.webm"])
 @pytest.mark.parametrize("joining", [False, True])
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, name, joining):
@@ -405,7 +387,7 @@ def test_outputs_that_cannot_be_made_are_said(tmp_path):
         ({"path": "clip.avi"}, r"path must end in \.mp4, .* be a folder, got clip\.a"),
         ({"path": "shot/%05d.png"}, r"path must end in .* be a folder, got shot"),
         ({"path": "clip.gif"}, r"path must end in .* got clip\.gif"),
-        ({"width": 0}, r"width and height must be at least 1, got \(0, 48\)"),
+        ({"width": 0}, r"width and height must be at least 1, got 0, 48"),
         ({"fps": 0}, "fps must be above 0, got 0"),
         ({"crf": 52}, r"crf must lie in 0\.\.51, got 52"),
         ({"start": -1}, "start must be at least 0 seconds, got -1"),
@@ -428,15 +410,12 @@ def test_settings_out_of_range_are_refused(options, message):
         (np.zeros((48, 64, 3), np.uint8), 1.0, r"time must grow.*1 s after 1 s"),
     ],
 )
-def test_frames_that_do_not_fit_are_refused(tmp_path, image, time, message):
+def test_frames_that_do_not_fit_are_refused(tmp_path, source_of, image, time, message):
     with pytest.raises(ValueError, match=message):
         write(tmp_path / "a.mp4", [gray_pictures(1)[0], image], times=[1.0, time])
-
-
-def test_times_that_do_not_count_from_the_source_are_refused(tmp_path, source_of):
     sound = dict(audio_from=source_of("aac.mp4"), start=1.0)
     with pytest.raises(ValueError, match="time must count from the start of audio_fr"):
-        write(tmp_path / "copy.mp4", gray_pictures(1), times=[0.0], **sound)
+        write(tmp_path / "a.mp4", gray_pictures(1), times=[0.0], **sound)
 
 
 # --- in parts, which survive a kill ---
@@ -499,17 +478,15 @@ def killed(path, audio_from, deadline):
 
 
 def contents(path):
-    """Return all that can be told of an output: packets, frames, times."""
+    """Return all that can be told of an output: pictures, or length and packets."""
     if path.is_dir():
-        return [(file.name, read_image(file)) for file in list_images(path)]
+        return [(file.name, file.read_bytes()) for file in list_images(path)]
     with av.open(str(path)) as container:
         packets = [
             (p.stream.type, p.pts, p.dts, p.duration, p.is_keyframe, bytes(p))
             for p in container.demux()
         ]
-        length = container.duration
-    frames = [(frame.time, frame.image) for frame in read_frames(path)]
-    return [(length,), *packets, *frames]
+        return [container.duration, *packets]
 
 
 def parts_of(path):
@@ -534,8 +511,7 @@ def test_a_conversion_killed_anywhere_ends_as_if_it_was_not(tmp_path, source_of,
     assert not path.exists() and list(parts_of(path).glob("*.npz"))
     assert write_parts(path, times, audio_from=sound) == sum(range(COUNT))
     assert not parts_of(path).exists()
-    for resumed, expected in zip(contents(path), contents(straight), strict=True):
-        assert all(map(np.array_equal, resumed, expected))
+    assert contents(path) == contents(straight)
 
 
 def test_parts_join_without_a_seam(tmp_path):
@@ -560,8 +536,7 @@ def test_what_is_done_and_its_state_come_back_after_an_exception(tmp_path):
     stop_after(path, 23)
     assert [entry.name for entry in path.parent.iterdir()] == [".film.mp4.parts"]
     left = {entry.name for entry in parts_of(path).iterdir()}
-    numbered = {f"00000{n}{suffix}" for n in (0, 1) for suffix in (".nut", ".npz")}
-    assert left - {"lock"} == {"conversion.json", *numbered}
+    assert left - {"lock"} == {"done.npz", "000000.nut", "000001.nut"}
     with (
         pytest.raises(KeyboardInterrupt),
         ResumableWriter(path, 64, 48, 25, settings={}) as writer,
@@ -595,7 +570,6 @@ def test_ending_a_part_without_a_frame_does_nothing(tmp_path):
         for value in range(2):
             writer.end_part({"a": np.full(1, value)})
         assert (writer.frames_done, writer.state["a"]) == (2, 0)
-        assert len(list(parts_of(path).glob("*.npz"))) == 1
 
 
 @pytest.mark.parametrize(
@@ -671,7 +645,7 @@ def test_a_resumed_film_stays_in_step_with_its_sound(tmp_path, source_of):
     assert_in_step(path)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
+@needs_full_device
 def test_a_full_disk_keeps_the_finished_parts(tmp_path):
     path = tmp_path / "film.mp4"
     with (
@@ -687,7 +661,7 @@ def test_a_full_disk_keeps_the_finished_parts(tmp_path):
         writer.end_part({})
     assert not path.exists()
     left = {entry.name for entry in parts_of(path).iterdir()}
-    assert left - {"lock"} == {"conversion.json", "000000.nut", "000000.npz"}
+    assert left - {"lock"} == {"done.npz", "000000.nut"}
 
 
 def test_parts_encoded_in_another_way_are_refused(tmp_path):

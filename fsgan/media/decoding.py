@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import cv2
@@ -17,7 +17,7 @@ from av.video.plane import VideoPlane
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
 # Without the last three, swscale loses 1.2 levels of brightness there and back.
-SCALING = (
+_SCALING = (
     Interpolation.BICUBIC
     | Interpolation.ACCURATE_RND
     | Interpolation.FULL_CHR_H_INT
@@ -33,12 +33,6 @@ _SEEKABLE_CODECS = {"h264", "hevc", "vp9", "av1", "mjpeg", "prores", "ffv1", "dn
 @contextmanager
 def open_media(path: Path) -> Iterator[InputContainer]:
     """Open a file with pictures or sound for reading.
-
-    Args:
-        path: the file.
-
-    Yields:
-        The open container.
 
     Raises:
         FileNotFoundError: nothing is at `path`.
@@ -61,35 +55,21 @@ def open_media(path: Path) -> Iterator[InputContainer]:
 
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
-    """Open a video file for reading.
-
-    Args:
-        path: the file.
-
-    Yields:
-        The open container and its first video stream.
-
-    Raises:
-        FileNotFoundError: nothing is at `path`.
-        IsADirectoryError: `path` is a folder.
-        ValueError: it is no video, or of an unknown codec.
-    """
+    """Open a file as `open_media` does; yield it and its first video stream."""
     with open_media(path) as container:
         name = container.format.name
         if name == "image2" or name.endswith("_pipe"):
             raise ValueError(f"{path} is a picture, not a video")
         if name == "tty":  # FFmpeg shows any text as a film of letters
             raise ValueError(f"{path} is a text, not a video")
-        stream = next(  # the cover picture of a song is a video stream, too
-            (
-                stream
-                for stream in container.streams.video
-                if not stream.disposition & Disposition.attached_pic
-            ),
-            None,
-        )
-        if stream is None:
+        streams = [  # the cover picture of a song is a video stream, too
+            stream
+            for stream in container.streams.video
+            if not stream.disposition & Disposition.attached_pic
+        ]
+        if not streams:
             raise ValueError(f"{path} has no video stream; give a file with pictures")
+        stream = streams[0]
         if stream.codec_context is None:
             raise ValueError(
                 f"the video codec of {path} is unknown; convert it to H.264 first"
@@ -99,14 +79,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
 
 
 def clock_start(container: InputContainer) -> Fraction:
-    """Return where the container's clock starts; exact, unlike its own start_time.
-
-    Args:
-        container: an open file.
-
-    Returns:
-        Seconds of its first picture or sound, whichever is earlier.
-    """
+    """Return the second of the first picture or sound, whichever is earlier."""
     streams = [*container.streams.video, *container.streams.audio]
     starts = [s.start_time * s.time_base for s in streams if s.start_time is not None]
     return min(starts, default=Fraction(0))
@@ -115,12 +88,7 @@ def clock_start(container: InputContainer) -> Fraction:
 def packets(
     container: InputContainer, stream: av.VideoStream | av.AudioStream
 ) -> Iterator[av.Packet | None]:
-    """Yield the packets of a stream in file order, and None where the file breaks off.
-
-    Args:
-        container: an open file.
-        stream: one of its streams.
-    """
+    """Yield the packets of a stream in file order; None where the file breaks off."""
     try:
         yield from container.demux(stream)
     except FFmpegError:
@@ -130,11 +98,7 @@ def packets(
 def decode(
     packets: Iterable[av.Packet | None],
 ) -> Iterator[av.VideoFrame | av.AudioFrame | None]:
-    """Yield the frames in packets, and None for each packet that does not decode.
-
-    Args:
-        packets: as of `packets`.
-    """
+    """Yield the frames in packets, and None for each packet that does not decode."""
     for packet in packets:
         try:
             yield from [] if packet is None else packet.decode()
@@ -142,26 +106,25 @@ def decode(
             yield None
 
 
-@dataclass(frozen=True)
-class FrameTimes:
-    """Turns ticks into seconds, on the grid of a rate that the file rounded."""
+def frame_clock(
+    container: InputContainer, stream: av.VideoStream, fps: Fraction
+) -> Callable[[int], Fraction]:
+    """Return a function from the ticks of a stream to seconds since the file's start.
 
-    time_base: Fraction  # seconds a tick
-    origin: Fraction  # seconds
-    fps: Fraction
+    Matroska rounds 1/30 s to 33 ms: times next to the grid of `fps` are put on it.
+    """
+    unit, origin = stream.time_base, clock_start(container)
+    tolerance = min(unit, Fraction(1, 1000))
 
-    def __call__(self, ticks: int | None) -> Fraction | None:
-        """Return seconds since the start of the file; None where there are no ticks."""
-        if ticks is None:
-            return None
-        time = ticks * self.time_base - self.origin
-        on_grid = round(time * self.fps) / self.fps  # Matroska rounds 1/30 s to 33 ms
-        tolerance = min(self.time_base, Fraction(1, 1000))
+    def time_of(ticks: int) -> Fraction:
+        time = ticks * unit - origin
+        on_grid = round(time * fps) / fps
         return on_grid if abs(on_grid - time) <= tolerance else time
 
+    return time_of
 
-@dataclass(frozen=True)
-class Entry:
+
+class Entry(NamedTuple):
     """A key frame at which decoding can begin."""
 
     seek_to: int  # where the container finds it, ticks
@@ -212,27 +175,33 @@ def find_entry(
     return None
 
 
-class RgbConverter:
-    """Converts the frames of one stream to RGB, all to the size of the first."""
+def rgb_converter(
+    first: av.VideoFrame, aspect: Fraction | int
+) -> Callable[[av.VideoFrame], np.ndarray]:
+    """Return a function that makes RGB pictures of one size of the frames of a stream.
 
-    def __init__(self, first: av.VideoFrame, aspect: Fraction | int) -> None:
-        """Take the first frame, and how much wider than high its pixels are."""
-        self._size = round(first.width * aspect), first.height
-        self._reformatter = VideoReformatter()  # one for all frames: slow to create
+    Args:
+        first: the first frame.
+        aspect: how much wider than high the pixels of the stream are.
 
-    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """Return RGB uint8 (height, width, 3), upright, with square pixels."""
+    Returns:
+        From a frame to RGB uint8 (height, width, 3), upright, with square pixels.
+    """
+    size = round(first.width * aspect), first.height
+    reformatter = VideoReformatter()  # one for all frames: slow to create
+
+    def to_rgb(frame: av.VideoFrame) -> np.ndarray:
         untagged = frame.colorspace == _UNSPECIFIED_COLORSPACE
         has_alpha = any(part.is_alpha for part in frame.format.components)
-        planar = self._reformatter.reformat(
+        planar = reformatter.reformat(
             frame,
-            *self._size,
+            *size,
             # To the same values as for rgb24, in a quarter of its time.
             format="gbrap" if has_alpha else "gbrp",
             src_colorspace=(
                 Colorspace.ITU709 if untagged and frame.height >= 720 else None
             ),
-            interpolation=SCALING,
+            interpolation=_SCALING,
         )
         green, blue, red, *alpha = map(_values, planar.planes)
         image = cv2.merge((red, green, blue))
@@ -240,6 +209,8 @@ class RgbConverter:
             share = alpha[0][..., None] / np.float32(255)
             image = np.round(255 - (255 - image) * share).astype(np.uint8)
         return _upright(image, frame)
+
+    return to_rgb
 
 
 def _values(plane: VideoPlane) -> np.ndarray:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
+from heapq import merge
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -23,123 +24,124 @@ from fsgan.media.sound import add_sound
 
 OUTPUT_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
 # What phones, browsers and QuickTime play from an mp4; Opus is not for QuickTime.
-_QUICKTIME_SOUND = frozenset({"aac", "mp3", "ac3", "eac3", "alac"})
-# Without the last three, swscale loses 1.2 levels of brightness there and back.
-_ACCURATE = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
+_QUICKTIME_SOUND = ("aac", "mp3", "ac3", "eac3", "alac")
 
 
 @dataclass(frozen=True)
 class VideoFormat:
     """How frames are encoded, and which sound may lie beside them."""
 
+    width: int  # of the frames to come, pixels
+    height: int
+    fps: Fraction
     codec: str  # FFmpeg's encoder of the frames
     pixels: str  # FFmpeg's pixel format
     options: dict[str, str]  # of the encoder
-    copied_sound: frozenset[str] | None = None  # codecs; None is all that fits
+    copied_sound: tuple[str, ...] | None = None  # codecs; None is all that fits
     sound_codec: str = "libopus"  # FFmpeg's encoder for sound that is not copied
     container_options: dict[str, str] = field(default_factory=dict)
     # Where players take a colour shared by 2 x 2 pixels to lie: half a pixel decides.
     chroma: str = "left"
 
     @property
-    def even(self) -> bool:
-        """Whether both sides must be even: colours are stored for 2 x 2 pixels."""
+    def is_yuv(self) -> bool:
+        """Whether colours are stored for 2 x 2 pixels, so that both sides are even."""
         return self.pixels == "yuv420p"
 
+    @property
+    def time_base(self) -> Fraction:
+        """A tick in seconds: a frame has whole ones, of at most 1/90000 s."""
+        return Fraction(1, self.fps.numerator * -(-90_000 // self.fps.numerator))
 
-def video_format(
-    path: str | Path, crf: int = 18, lossless: bool = False
+
+def choose_format(
+    path: Path, width: int, height: int, fps: Fraction, crf: int, lossless: bool
 ) -> VideoFormat:
-    """Choose how to encode by the suffix of the output.
-
-    Args:
-        path: file to write, ending in one of `OUTPUT_SUFFIXES`.
-        crf: constant quality on x264's scale, 0 (best) to 51 (worst). VP9 counts to
-            63: its own number is stretched to that.
-        lossless: FFV1 in RGB, every pixel exact; .mkv only.
+    """Choose how to encode by the suffix of the output and `VideoWriter`'s settings.
 
     Raises:
         ValueError: the suffix is another one, or a setting is out of its range.
     """
-    suffix = Path(path).suffix.lower()
+    suffix = path.suffix.lower()
     if suffix not in OUTPUT_SUFFIXES:
         raise ValueError(
             f"path must end in {', '.join(OUTPUT_SUFFIXES)} or, for numbered pictures, "
             f"be a folder, got {path}"
         )
+    if min(width, height) < 1:
+        raise ValueError(f"width and height must be at least 1, got {width}, {height}")
     if not 0 <= crf <= 51:
         raise ValueError(f"crf must lie in 0..51, got {crf}")
     if lossless and suffix != ".mkv":
         raise ValueError(f"lossless needs a path that ends in .mkv, got {path}")
+    frames = width, height, fps
     if lossless:
         options = {"level": "3", "g": "1", "slices": "4", "coder": "range_def"}
-        return VideoFormat("ffv1", "bgr0", options)
+        return VideoFormat(*frames, "ffv1", "bgr0", options)
     if suffix == ".webm":
-        options = {
-            "crf": str(round(crf * 63 / 51)),
-            "b": "0",  # no target: constant quality
-            "cpu-used": "6",
-            "deadline": "realtime",
-            "row-mt": "1",
-        }
-        sound = frozenset({"opus", "vorbis"})
-        return VideoFormat("libvpx-vp9", "yuv420p", options, sound, chroma="center")
+        speed = {"cpu-used": "6", "deadline": "realtime", "row-mt": "1"}
+        # VP9 counts to 63; without a target rate ("b") it keeps the quality.
+        options = {"crf": str(round(crf * 63 / 51)), "b": "0", **speed}
+        sound = ("opus", "vorbis")
+        return VideoFormat(
+            *frames, "libvpx-vp9", "yuv420p", options, sound, chroma="center"
+        )
     # An mp4 notes only the steps in decoding order: with B-frames, it would give a
     # variable rate a wrong length.
     options = {"crf": str(crf), "preset": "veryfast", "bf": "0"}
+    h264 = *frames, "libx264", "yuv420p", options
     if suffix == ".mkv":
-        return VideoFormat("libx264", "yuv420p", options)
-    sound = _QUICKTIME_SOUND | ({"opus"} if suffix == ".mp4" else set())
+        return VideoFormat(*h264)
+    sound = (*_QUICKTIME_SOUND, "opus") if suffix == ".mp4" else _QUICKTIME_SOUND
     fast_start = {"movflags": "+faststart+use_metadata_tags"}
-    return VideoFormat("libx264", "yuv420p", options, sound, "aac", fast_start)
-
-
-def time_base(fps: Fraction) -> Fraction:
-    """Return the ticks in which frames are timed.
-
-    Args:
-        fps: frames a second.
-
-    Returns:
-        Seconds: whole ticks a frame, and at most 1/90000 for a variable rate.
-    """
-    numerator = fps.numerator
-    return Fraction(1, numerator * -(-90_000 // numerator))
+    return VideoFormat(*h264, sound, "aac", fast_start)
 
 
 class PartWriter:
-    """Encodes successive frames into one part."""
+    """Encodes successive frames into one part.
 
-    def __init__(
-        self,
-        path: Path,
-        video_format: VideoFormat,
-        size: tuple[int, int],
-        fps: Fraction,
-    ) -> None:
-        """Create the file.
+    RGB becomes BT.709 in limited range, but for lossless formats. Where both sides must
+    be even, an odd one gets its last column or row once more.
+    """
 
-        Args:
-            path: part to write.
-            video_format: how to encode.
-            size: width and height of the frames to come, pixels.
-            fps: frames a second.
-        """
+    def __init__(self, path: Path, video_format: VideoFormat) -> None:
+        """Create the file."""
         self.path = path
         self._container = av.open(f"file:{path}", "w", format="nut")
-        self._stream = _add_video(self._container, video_format, size, fps)
-        self._time_base = time_base(fps)
-        self._converter = _FrameConverter(video_format, *size)
+        self._stream = _add_video(self._container, video_format)
+        self._time_base = video_format.time_base
+        width, height = self._stream.width, self._stream.height
+        more_rows, more_columns = (
+            height - video_format.height,
+            width - video_format.width,
+        )
+        self._padding = (0, more_rows), (0, more_columns), (0, 0)
+        # Without the last three, swscale loses 1.2 levels of brightness.
+        scaling = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
+        if video_format.is_yuv:
+            scaling += ":out_color_matrix=bt709:out_range=tv"
+            scaling += f":out_chroma_loc={video_format.chroma}"
+        self._graph = av.filter.Graph()
+        self._graph.link_nodes(
+            self._graph.add_buffer(
+                width=width,
+                height=height,
+                format=av.VideoFormat("rgb24"),
+                time_base=self._time_base,
+            ),
+            self._graph.add("scale", scaling),
+            self._graph.add("format", video_format.pixels),
+            self._graph.add("buffersink"),
+        ).configure()
 
     def write(self, image: np.ndarray, ticks: int, step: int) -> None:
-        """Append a frame.
-
-        Args:
-            image: RGB uint8 `(height, width, 3)`.
-            ticks: when it is shown, in `time_base(fps)` since the first frame.
-            step: how long, should no other follow.
-        """
-        frame = self._converter(image)
+        """Append an RGB frame, shown from `ticks` on for `step` if it is the last."""
+        if np.any(self._padding):
+            image = np.pad(image, self._padding, "edge")
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+        frame.pts, frame.time_base = ticks, self._time_base
+        self._graph.push(frame)
+        frame = self._graph.pull()
         frame.pts, frame.time_base, frame.duration = ticks, self._time_base, step
         self._container.mux(self._stream.encode(frame))
 
@@ -159,8 +161,6 @@ def join_parts(
     parts: Sequence[Path],
     path: Path,
     video_format: VideoFormat,
-    size: tuple[int, int],
-    fps: Fraction,
     last_step: int,
     *,
     metadata: dict[str, str],
@@ -172,9 +172,7 @@ def join_parts(
         parts: files of a `PartWriter` each, in order.
         path: file to write.
         video_format: how the parts were encoded.
-        size: width and height of the frames given, pixels.
-        fps: frames a second.
-        last_step: how long the last frame is shown, in `time_base(fps)`.
+        last_step: how long the last frame is shown, in ticks.
         metadata: tags of the file.
         sound: file to take it from, the second in it that becomes time 0 and the one
             where the sound ends (`None`: all of it); `None` for no sound.
@@ -188,7 +186,7 @@ def join_parts(
         )
         container.metadata.update(metadata)
         # An encoder set up alike, and given no frame, writes the same headers.
-        stream = _add_video(container, video_format, size, fps)
+        stream = _add_video(container, video_format)
         audio = iter(())
         if sound is not None:
             source, *limits = sound
@@ -196,32 +194,22 @@ def join_parts(
             copied, encoder = video_format.copied_sound, video_format.sound_codec
             audio = add_sound(container, source, copied, encoder, *limits)
         container.start_encoding()
-        header = stream.codec_context.extradata
-        pending = next(audio, None)
-        for packet in _packets(parts, header, last_step * time_base(fps)):
-            # Little by little, so that players find sound and picture side by side.
-            now = packet.pts * packet.time_base
-            packet.stream = stream
+        video = _packets(parts, stream, last_step * video_format.time_base)
+        # Little by little, so that players find sound and picture side by side.
+        for packet in merge(video, audio, key=lambda x: x.pts * x.time_base):
             container.mux(packet)
-            while pending is not None and pending.pts * pending.time_base <= now:
-                container.mux(pending)
-                pending = next(audio, None)
-        while pending is not None:
-            container.mux(pending)
-            pending = next(audio, None)
 
 
 def _packets(
-    parts: Sequence[Path], header: bytes | None, last: Fraction
+    parts: Sequence[Path], stream: av.VideoStream, last: Fraction
 ) -> Iterator[av.Packet]:
-    """Yield all packets; each lasts until the next, the last one `last` seconds."""
-    for packet, following in pairwise(chain(_raw_packets(parts, header), [None])):
+    """Yield the packets of all parts; the last one is shown for `last` seconds."""
+    found = _raw_packets(parts, stream.codec_context.extradata)
+    for packet, following in pairwise(chain(found, [None])):
+        end = packet.pts + round(last / packet.time_base)
+        packet.duration = (following.pts if following else end) - packet.pts
         # The order of decoding is that of showing: no format has B-frames.
-        packet.dts = packet.pts
-        if following is None:
-            packet.duration = round(last / packet.time_base)
-        else:
-            packet.duration = following.pts - packet.pts
+        packet.dts, packet.stream = packet.pts, stream
         yield packet
 
 
@@ -238,20 +226,16 @@ def _raw_packets(parts: Sequence[Path], header: bytes | None) -> Iterator[av.Pac
                     yield packet
 
 
-def _add_video(
-    container: OutputContainer,
-    video_format: VideoFormat,
-    size: tuple[int, int],
-    fps: Fraction,
-) -> av.VideoStream:
+def _add_video(container: OutputContainer, video_format: VideoFormat) -> av.VideoStream:
     """Add the stream of the frames, tagged with its colours, to a new file."""
     stream = container.add_stream(
-        video_format.codec, rate=fps, options=video_format.options
+        video_format.codec, rate=video_format.fps, options=video_format.options
     )
-    stream.width, stream.height = (n + n % 2 * video_format.even for n in size)
+    stream.width = video_format.width + video_format.width % 2 * video_format.is_yuv
+    stream.height = video_format.height + video_format.height % 2 * video_format.is_yuv
     stream.pix_fmt = video_format.pixels
     context = stream.codec_context
-    stream.time_base = context.time_base = time_base(fps)
+    stream.time_base = context.time_base = video_format.time_base
     # A fixed number, as the bits depend on it. Unlike slices, whole frames side by
     # side leave the caller free meanwhile.
     context.thread_count, context.thread_type = 4, "AUTO"
@@ -259,42 +243,7 @@ def _add_video(
     context.flags |= Flags.frame_duration
     context.color_primaries = ColorPrimaries.BT709
     context.color_trc = ColorTrc.BT709
-    if video_format.even:
+    if video_format.is_yuv:
         context.color_range = ColorRange.MPEG
         context.colorspace = Colorspace.ITU709
     return stream
-
-
-class _FrameConverter:
-    """Converts RGB to what an encoder takes: BT.709, limited range, if not RGB.
-
-    Where both sides must be even, an odd one gets its last column or row once more.
-    """
-
-    def __init__(self, video_format: VideoFormat, width: int, height: int) -> None:
-        odd_row, odd_column = (n % 2 * video_format.even for n in (height, width))
-        self._padding = ((0, odd_row), (0, odd_column), (0, 0))
-        how = f"flags={_ACCURATE}"
-        if video_format.even:
-            how += ":out_color_matrix=bt709:out_range=tv"
-            how += f":out_chroma_loc={video_format.chroma}"
-        self._graph = av.filter.Graph()
-        self._graph.link_nodes(
-            self._graph.add_buffer(
-                width=width + odd_column,
-                height=height + odd_row,
-                format=av.VideoFormat("rgb24"),
-                time_base=Fraction(1),
-            ),
-            self._graph.add("scale", how),
-            self._graph.add("format", video_format.pixels),
-            self._graph.add("buffersink"),
-        ).configure()
-
-    def __call__(self, image: np.ndarray) -> av.VideoFrame:
-        if np.any(self._padding):
-            image = np.pad(image, self._padding, "edge")
-        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-        frame.pts = 0
-        self._graph.push(frame)
-        return self._graph.pull()

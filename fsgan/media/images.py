@@ -1,11 +1,6 @@
-"""Pictures in and out: every common photo file becomes an upright RGB array.
-
-Nothing is written in place: `write_beside` gives a file its name only once it is
-whole.
-"""
+"""Pictures in and out: every common photo file becomes an upright RGB array."""
 
 import base64
-import errno
 import io
 import logging
 import os
@@ -57,12 +52,28 @@ _truncated_lock = threading.Lock()
 _ORIENTATION = 0x0112  # EXIF; 5..8 lie on their side
 
 
+def make_folder(folder: Path, file: Path) -> None:
+    """Create the folder that `file` needs, or raise an OSError that names the file."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(file, error) from error
+
+
+def _unwritable(file: Path, error: OSError) -> OSError:
+    return type(error)(
+        f"{file} cannot be written ({error.strerror}); choose another output folder"
+    )
+
+
 @contextmanager
 def write_beside(path: str | Path) -> Iterator[Path]:
     """Yield a hidden file beside `path` that takes its name on a clean exit.
 
-    Any exception, an interrupt too, removes the hidden file and leaves whatever
-    was at `path` before. A missing folder is created; the suffix is that of `path`.
+    Any exception removes the hidden file and leaves what was at `path` before.
+
+    Args:
+        path: file to write; its folder is created.
 
     Raises:
         IsADirectoryError: `path` is a folder.
@@ -72,14 +83,11 @@ def write_beside(path: str | Path) -> Iterator[Path]:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file")
     temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    make_folder(path.parent, path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
     except OSError as error:
-        reason = os.strerror(error.errno or errno.EIO)
-        raise type(error)(
-            f"{path} cannot be written ({reason}); choose another output folder"
-        ) from error
+        raise _unwritable(path, error) from error
     try:
         yield temporary
         os.replace(temporary, path)
@@ -90,11 +98,9 @@ def write_beside(path: str | Path) -> Iterator[Path]:
 def read_image(path: str | Path) -> np.ndarray:
     """Read a picture file as an upright RGB array.
 
-    The EXIF rotation is applied; gray, 16-bit gray (0..65535 becomes 0..255),
-    palette and CMYK become RGB; transparent parts are laid over white, as most
-    viewers show them; of an animation the first picture is read. A file that
-    breaks off gives the part that decodes and logs one warning. Colour profiles
-    are not applied.
+    The EXIF rotation is applied, gray (8 and 16 bit), palette and CMYK become RGB,
+    transparent parts are laid over white. Of an animation the first picture is read.
+    A file that breaks off gives the part that decodes and logs a warning.
 
     Args:
         path: picture file; what it holds counts, not its suffix.
@@ -105,10 +111,8 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         FileNotFoundError: nothing is at `path`.
         IsADirectoryError: `path` is a folder.
-        ValueError: the file is empty, not a picture, damaged beyond use, far too
-            large (Pillow's `Image.MAX_IMAGE_PIXELS`) or has floating point pixels.
+        ValueError: no picture, damaged beyond use, far too large, or floating point.
     """
-    path = Path(path)
     image, damage = read_damaged_image(path)
     if damage is not None:
         logger.warning("%s is damaged (%s): what decodes is used", path, damage)
@@ -116,24 +120,21 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def read_damaged_image(path: str | Path) -> tuple[np.ndarray, Exception | None]:
-    """Read a picture file as `read_image` does, and say whether it is whole.
+    """Read a picture file as `read_image` does, and tell whether it is whole.
 
     Returns:
-        RGB uint8 `(height, width, 3)`, and what was wrong with the file if only a part
+        RGB uint8 `(height, width, 3)`, and what is wrong with the file if only a part
         of it decodes (the rest is gray or black), else `None`.
-
-    Raises:
-        FileNotFoundError, IsADirectoryError, ValueError: as of `read_image`.
     """
     path = Path(path)
-    with _in_one_sentence(path):
+    with _one_sentence(path):
         try:
             return _load(path), None
         except UnidentifiedImageError:
             raise
         except DECODING_ERRORS as error:
             damage = error
-        with _truncated_lock:  # the switch is global: nobody else may see it flip
+        with _truncated_lock:  # the switch is global
             before = ImageFile.LOAD_TRUNCATED_IMAGES
             ImageFile.LOAD_TRUNCATED_IMAGES = True
             try:
@@ -143,16 +144,9 @@ def read_damaged_image(path: str | Path) -> tuple[np.ndarray, Exception | None]:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Read the size of a picture from the head of its file.
-
-    Returns:
-        (width, height) of the array that `read_image` gives, pixels.
-
-    Raises:
-        FileNotFoundError, IsADirectoryError, ValueError: as of `read_image`.
-    """
+    """Read (width, height) of what `read_image` gives from the head of the file."""
     path = Path(path)
-    with _in_one_sentence(path), Image.open(path) as opened:
+    with _one_sentence(path), Image.open(path) as opened:
         # Asked for EXIF that is not in its head, a PNG is decoded to look behind.
         behind = opened.format == "PNG" and "exif" not in opened.info
         sideways = not behind and opened.getexif().get(_ORIENTATION, 1) >= 5
@@ -167,12 +161,11 @@ def is_animated(path: str | Path) -> bool | None:
         picture, None for a file that is none.
 
     Raises:
-        FileNotFoundError: nothing is at `path`.
-        IsADirectoryError: `path` is a folder.
+        FileNotFoundError, IsADirectoryError: as of `read_image`.
     """
     path = Path(path)
     try:
-        with _in_one_sentence(path), Image.open(path) as opened:
+        with _one_sentence(path), Image.open(path) as opened:
             if opened.format == "MPEG":  # known to Pillow by its first bytes alone
                 return None
             animated = getattr(opened, "is_animated", False)
@@ -182,7 +175,7 @@ def is_animated(path: str | Path) -> bool | None:
 
 
 @contextmanager
-def _in_one_sentence(path: Path) -> Iterator[None]:
+def _one_sentence(path: Path) -> Iterator[None]:
     """Turn what goes wrong in reading a picture into one sentence."""
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; use list_images to read it")
@@ -210,14 +203,7 @@ def _load(path: Path) -> np.ndarray:
 
 
 def upright_rgb(image: Image.Image) -> np.ndarray:
-    """Convert an opened picture to RGB uint8 (height, width, 3), as `read_image`.
-
-    Args:
-        image: of an animation, the frame that it stands at.
-
-    Raises:
-        DECODING_ERRORS: the pixels are damaged or floating point.
-    """
+    """Convert an opened picture as `read_image` does, or raise a DECODING_ERROR."""
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("floating point pixels have no agreed range, save 8 or 16 bit")
@@ -236,16 +222,13 @@ def write_image(
     xmp: bytes | None = None,
     compress_level: int = 6,
 ) -> None:
-    """Write a picture; the suffix of `path` chooses the format.
-
-    PNG is exact; JPEG is written at quality 97 without chroma subsampling, WebP at
-    quality 97 (its chroma is always halved).
+    """Write a picture: PNG exact, JPEG and WebP at quality 97.
 
     Args:
         path: file ending in .png, .jpg, .jpeg or .webp; its folder is created.
-        image: RGB uint8 `(height, width, 3)`. A PNG may also be gray, `(height, width,
-            1)`, or have straight (not premultiplied) alpha, `(height, width, 4)`.
-        xmp: XMP packet to embed, such as `provenance.image_xmp()`; `None` for none.
+        image: RGB uint8 `(height, width, 3)`; a PNG may also be gray, `(height, width,
+            1)`, or have straight alpha, `(height, width, 4)`.
+        xmp: XMP packet to embed; `None` for none.
         compress_level: of a PNG, 0 (none) to 9 (slowest).
 
     Raises:
@@ -256,20 +239,20 @@ def write_image(
     options = _SAVE_OPTIONS.get(path.suffix.lower())
     if options is None:
         raise ValueError(f"path must end in {', '.join(PICTURE_SUFFIXES)}, got {path}")
-    channels = {1, 3, 4} if options["format"] == "PNG" else {3}
+    options, is_png = dict(options), options["format"] == "PNG"
+    channels = {1, 3, 4} if is_png else {3}
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in channels:
         raise ValueError(
             f"image must be RGB uint8 (height, width, 3), or for PNG 1 or 4 channels, "
             f"got {image.dtype} {image.shape}"
         )
-    if options["format"] == "PNG":
-        options = {**options, "compress_level": compress_level}
-    if xmp is not None and options["format"] == "PNG":
-        chunks = PngImagePlugin.PngInfo()
-        chunks.add_itxt("XML:com.adobe.xmp", xmp.decode())
-        options = {**options, "pnginfo": chunks}
+    if is_png:
+        options["compress_level"] = compress_level
+    if xmp is not None and is_png:
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
     elif xmp is not None:
-        options = {**options, "xmp": xmp}
+        options["xmp"] = xmp
     with write_beside(path) as temporary:
         gray = image.shape[2] == 1
         Image.fromarray(image[..., 0] if gray else image).save(temporary, **options)
@@ -323,20 +306,16 @@ def contact_sheet(
     """Lay pictures out as one grid, row by row.
 
     Args:
-        images: RGB uint8 `(height, width, 3)` each, of any sizes; fitted into their
-            tile with the proportions kept, on black.
+        images: RGB uint8 `(height, width, 3)` of any sizes, fitted into their tile.
         columns: tiles in a row; fewer pictures make a narrower sheet.
         size: side of a tile, pixels.
-        labels: one short text for each picture, written in a strip of 16 pixels
-            under it; `None` for no strips.
+        labels: a short text under each picture, in a strip of 16 pixels.
 
     Returns:
-        RGB uint8 `(rows * size, columns * size, 3)`, rows 16 pixels taller with
-        labels.
+        RGB uint8 `(rows * size, columns * size, 3)`, rows 16 pixels taller with labels.
 
     Raises:
-        ValueError: no images, `columns` or `size` below 1, or as many labels as
-            images are not given.
+        ValueError: no images, `columns` or `size` below 1, or another number of labels.
     """
     if not len(images):
         raise ValueError("images must hold at least one picture, got none")
@@ -350,29 +329,19 @@ def contact_sheet(
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * size, rows * (size + strip)))
-    font = ImageFont.load_default(12) if labels is not None else None
     for index, image in enumerate(images):
         tile = Image.new("RGB", (size, size + strip))
         tile.paste(ImageOps.pad(Image.fromarray(image), (size, size)))
         if labels is not None:
-            position = (size / 2, size + strip / 2)
-            ImageDraw.Draw(tile).text(
-                position, labels[index], fill="white", font=font, anchor="mm"
-            )
+            middle, font = (size / 2, size + strip / 2), ImageFont.load_default(12)
+            ImageDraw.Draw(tile).text(middle, labels[index], "white", font, "mm")
         row, column = divmod(index, columns)
         sheet.paste(tile, (column * size, row * (size + strip)))
     return np.array(sheet)
 
 
 def picture_html(image: np.ndarray) -> str:
-    """Writes a picture as HTML, for `_repr_html_` of what a notebook shows.
-
-    Args:
-        image: RGB uint8 `(height, width, 3)`.
-
-    Returns:
-        An `<img>` element that holds the picture as PNG.
-    """
+    """Return an RGB uint8 picture as an HTML `<img>` element that holds it as PNG."""
     png = io.BytesIO()
     Image.fromarray(image).save(png, "PNG")
     data = base64.b64encode(png.getvalue()).decode()
@@ -380,14 +349,6 @@ def picture_html(image: np.ndarray) -> str:
 
 
 def evenly(items: Sequence[Item], count: int) -> list[Item]:
-    """Chooses some of a list, evenly spread, the first and the last among them.
-
-    Args:
-        items: in their order.
-        count: of those to choose, at most.
-
-    Returns:
-        Up to `count` of them, in their order.
-    """
+    """Return at most `count` items, evenly spread, the first and last among them."""
     picked = np.linspace(0, len(items) - 1, min(count, len(items))).round()
     return [items[int(index)] for index in picked]

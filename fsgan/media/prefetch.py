@@ -1,10 +1,6 @@
 """Stages that work at the same time, each in a thread of its own, in order.
 
-OpenCV, FFmpeg and the networks release the interpreter's lock, so threads suffice::
-
-    frames = prefetch(read_frames("a.mp4"))
-    for result in prefetch_map(compose, prefetch_map(generate, frames)):
-        ...                                # while the next ones are being made
+OpenCV, FFmpeg and the networks release the interpreter's lock, so threads suffice.
 """
 
 from collections import deque
@@ -24,13 +20,13 @@ def prefetch_map(
     """Call a function on each item in a background thread.
 
     Args:
-        function: called on one item after the other, never on two at a time.
+        function: called on one item after the other.
         items: taken in the thread of the consumer.
         ahead: results computed in advance, at least 1.
 
     Yields:
-        The results, in the order of the items. An exception of the function is raised
-        where its result would be. Once closed, no call is running any more.
+        The results, in order. An exception of the function is raised where its result
+        would be. Once closed, no call is running any more.
     """
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(1) as thread:
@@ -47,20 +43,19 @@ def prefetch_map(
 
 
 def prefetch(items: Iterable[Item], ahead: int = 1) -> Iterator[Item]:
-    """Take items from an iterable in a background thread.
+    """Take items, such as the frames of a video, in a background thread.
 
     Args:
-        items: for example frames, which take time to decode.
+        items: any iterable.
         ahead: items taken in advance, at least 1.
 
     Yields:
-        The items, in their order. Once closed, nothing is taken any more.
+        The items, in order. Once closed, nothing is taken any more.
     """
-    # The package prefetch_generator cannot be closed: its thread would stay blocked,
-    # with the video open, for as long as the program runs.
     iterator, end = iter(items), object()
-    taken = prefetch_map(lambda _: next(iterator, end), repeat(None), ahead)
-    with closing(taken):
+    with closing(
+        prefetch_map(lambda _: next(iterator, end), repeat(None), ahead)
+    ) as taken:
         for item in taken:
             if item is end:
                 return

@@ -8,11 +8,11 @@ first sound begins, whichever is earlier: so pictures and sound share a clock.
 import logging
 import math
 import time as clock
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import count
+from itertools import chain, count, repeat
 from pathlib import Path
 
 import av
@@ -22,13 +22,13 @@ from av.video.reformatter import ColorTrc
 from PIL import Image
 
 from fsgan.media.decoding import (
-    FrameTimes,
-    RgbConverter,
     clock_start,
     decode,
     find_entry,
+    frame_clock,
     open_video,
     packets,
+    rgb_converter,
 )
 from fsgan.media.images import (
     DECODING_ERRORS,
@@ -70,11 +70,7 @@ def is_video(path: str | Path) -> bool:
     """Tell a video or an animation from a photo, by what the file holds.
 
     Args:
-        path: file.
-
-    Returns:
-        True for a video and for a GIF, PNG, WebP or AVIF of several pictures, False for
-        any other picture. Of a file that is neither, the suffix decides.
+        path: file; the suffix decides where it holds neither.
 
     Raises:
         FileNotFoundError: nothing is at `path`.
@@ -94,12 +90,10 @@ def is_video(path: str | Path) -> bool:
 def probe(path: str | Path, fps: Fraction | float | None = None) -> VideoInfo:
     """Describe a video; its first frame is decoded to be sure that it can be read.
 
-    What will not look right is logged: HDR, which is not tone-mapped, and interlaced
-    frames, which are not taken apart.
+    HDR, which is not tone-mapped, and interlaced frames are logged.
 
     Args:
-        path: video file, animated GIF, PNG, WebP or AVIF; or a folder of pictures,
-            taken in natural order.
+        path: video file, animated picture, or folder of pictures in natural order.
         fps: pictures a second of a folder; `None` for 25.
 
     Returns:
@@ -107,15 +101,15 @@ def probe(path: str | Path, fps: Fraction | float | None = None) -> VideoInfo:
 
     Raises:
         FileNotFoundError: nothing is at `path`, or no pictures.
-        ValueError: the file is no video, has no video stream or no frame of it can be
-            decoded; the sizes of the pictures differ; or `fps` is given for a video.
+        ValueError: no frame of it can be decoded, the pictures differ in size, or `fps`
+            is given for a video.
     """
     path = Path(path)
     if path.is_dir():
-        return _PictureFolder(path, fps).info
+        return _probe_folder(path, fps)[0]
     if _check_film(path, fps):
         return _probe_animation(path)
-    info, frame, _ = _probe_video(path)
+    info, frame = _probe_video(path)[:2]
     if frame.color_trc in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67):
         logger.warning(
             "%s is HDR: it is read without tone mapping, so it looks dull; convert it "
@@ -139,23 +133,16 @@ def read_frames(
 ) -> Iterator[Frame]:
     """Stream the frames of a video, upright, in RGB, in constant memory.
 
-    Rotation and mirror tags are applied, non-square pixels made square, the colour
-    matrix and range of the file honoured (untagged: BT.709 from 720 lines, BT.601
-    below), transparent parts laid over white. Times come from the file, so a variable
-    rate is kept. A late stretch of MP4, MOV, Matroska or WebM is decoded from the key
-    frame before it, with the index and times that it has when all is read; only a frame
-    that cannot be decoded and lies before that key frame is counted then.
+    Rotation tags are applied, pixels made square, the colour matrix and range of the
+    file honoured (untagged: BT.709 from 720 lines, BT.601 below), transparent parts
+    laid over white. A late stretch of MP4, MOV, Matroska or WebM is decoded from the
+    key frame before it, with the index and times that it has when all is read.
 
-    A damaged video yields what decodes, then one warning that counts what is damaged
-    and lost. A frame is damaged if the decoder says so, or if the one before it is lost
-    and it builds on that; the traces that may stay until the next key frame are known
-    to no decoder. A lost frame leaves a gap in time. In a folder of pictures, one that
-    breaks off is damaged, and a lost one shows what the one before it shows, so that
-    none is missing.
+    A damaged video yields what decodes, then one warning. A lost frame leaves a gap in
+    time, but a lost picture of a folder shows its neighbour and is damaged.
 
-    A camera is switched on with the first frame and off when the iterator ends or is
-    closed. Its frames are timed by the clock of the machine; those that come while the
-    caller is busy are lost, but for the few that the driver keeps.
+    A camera is on from the first frame until the iterator ends or is closed. Frames
+    that come while the caller is busy are lost.
 
     Args:
         source: as `path` of `probe`, or the number of a camera, counted from 0.
@@ -177,19 +164,17 @@ def read_frames(
         return _read_camera(source, first, last)
     path = Path(source)
     if path.is_dir():
-        return _PictureFolder(path, fps).read(first, last)
-    if _check_film(path, fps):
-        return _read_animation(path, first, last)
-    info, _, to_rgb = _probe_video(path)
-    return _read_video(info, to_rgb, first, last)
+        frames = _read_folder(*_probe_folder(path, fps), first)
+    elif _check_film(path, fps):
+        frames = (entry and entry[0] for entry in _animation(path))
+    else:
+        info, _, to_rgb = _probe_video(path)
+        frames = _read_video(info, to_rgb, first)
+    return _choose(path, frames, first, last)
 
 
 def time_limits(start: float, end: float | None) -> tuple[Fraction, Fraction | None]:
-    """Check a stretch of time and make it exact.
-
-    Args:
-        start: seconds.
-        end: seconds; `None` for no limit.
+    """Check a stretch of time, in seconds, and make it exact.
 
     Returns:
         Both to the millionth, so that 0.04 is the time of a frame at 1/25.
@@ -217,27 +202,45 @@ def _check_film(path: Path, fps: Fraction | float | None) -> bool:
     return bool(animated)
 
 
-def _summarize_damage(path: Path, used: int, damaged: int, lost: int) -> None:
-    logger.warning(
-        "%s is damaged: %d frames of it were used, %d damaged, %d lost",
-        path,
-        used,
-        damaged,
-        lost,
-    )
-
-
-def _empty_stretch(path: Path, first: Fraction, time: Fraction) -> ValueError:
-    return ValueError(
-        f"no frame of {path} lies in the chosen part: it starts at "
-        f"{float(first):g} s, the last frame is at {float(time):g} s"
-    )
+def _choose(
+    path: Path,
+    frames: Generator[Frame | None, None, None],
+    first: Fraction,
+    last: Fraction | None,
+) -> Iterator[Frame]:
+    """Yield the frames of a stretch; log how many are damaged and lost (None)."""
+    used = damaged = lost = 0
+    with closing(frames):
+        for frame in frames:
+            if frame is None:
+                lost += 1
+            elif last is not None and frame.time >= last:
+                break
+            elif frame.time >= first:
+                used, damaged = used + 1, damaged + frame.damaged
+                yield frame
+    if damaged or lost:
+        logger.warning(
+            "%s is damaged: %d frames of it were used, %d damaged, %d lost",
+            path,
+            used,
+            damaged,
+            lost,
+        )
+    if not used:
+        raise ValueError(
+            f"no frame of {path} lies in the chosen part, which starts at "
+            f"{float(first):g} s; choose an earlier start"
+        )
 
 
 # --- video files ---
 
 
-def _probe_video(path: Path) -> tuple[VideoInfo, av.VideoFrame, RgbConverter]:
+_ToRgb = Callable[[av.VideoFrame], np.ndarray]
+
+
+def _probe_video(path: Path) -> tuple[VideoInfo, av.VideoFrame, _ToRgb]:
     """Describe a video file; return its first frame and what makes RGB of them all."""
     with open_video(path) as (container, stream):
         frame = next(filter(None, decode(packets(container, stream))), None)
@@ -246,7 +249,7 @@ def _probe_video(path: Path) -> tuple[VideoInfo, av.VideoFrame, RgbConverter]:
                 f"no frame of {path} can be decoded ({stream.codec_context.name}); "
                 "the file is damaged, copy or download it again"
             )
-        to_rgb = RgbConverter(frame, stream.sample_aspect_ratio or 1)
+        to_rgb = rgb_converter(frame, stream.sample_aspect_ratio or 1)
         height, width = to_rgb(frame).shape[:2]
         rate = stream.average_rate or stream.guessed_rate
         if stream.duration:
@@ -277,10 +280,10 @@ def _measure(path: Path) -> tuple[int, Fraction]:
 
 
 def _read_video(
-    info: VideoInfo, to_rgb: RgbConverter, first: Fraction, last: Fraction | None
-) -> Iterator[Frame]:
-    index, time, entry = -1, None, None
-    used = damaged = lost = 0
+    info: VideoInfo, to_rgb: _ToRgb, first: Fraction
+) -> Iterator[Frame | None]:
+    """Yield the frames from `first` on, and None for each that is lost."""
+    index, time, entry, lost = -1, None, None, 0
     after_gap = broken = False
 
     def noted() -> Iterator[av.Packet | None]:
@@ -290,7 +293,7 @@ def _read_video(
             yield packet
 
     with open_video(info.path) as (container, stream):
-        time_of = FrameTimes(stream.time_base, clock_start(container), info.fps)
+        time_of = frame_clock(container, stream, info.fps)
         if first:
             entry = find_entry(info.path, time_of, first)
         if entry is not None:
@@ -298,13 +301,14 @@ def _read_video(
             index = entry.index - 1
         for decoded in decode(noted()):
             if decoded is None:
+                yield None
                 lost, after_gap = lost + 1, True
                 continue
             ticks = decoded.dts if decoded.pts is None else decoded.pts
             if entry is not None and ticks < entry.ticks:
                 continue
             index += 1
-            noted_time = time_of(ticks)
+            noted_time = None if ticks is None else time_of(ticks)
             if time is None:
                 time = noted_time or Fraction(0)
             elif noted_time is not None and noted_time > time:
@@ -313,156 +317,100 @@ def _read_video(
                 time += 1 / info.fps
             guessed = decoded.is_corrupt or (after_gap and not decoded.key_frame)
             after_gap = False
-            if last is not None and time >= last:
-                break
             if time >= first:
-                used, damaged = used + 1, damaged + guessed
                 yield Frame(index, time, to_rgb(decoded), guessed)
-        else:
-            if broken:  # a file that breaks off: its head may tell what it once held
-                lost = max(lost, stream.frames - index - 1)
-    if damaged or lost or broken:
-        _summarize_damage(info.path, used, damaged, lost)
-    if not used:
-        raise _empty_stretch(info.path, first, time)
+        if broken:  # a file that breaks off: its head may tell what it once held
+            missing = stream.frames - (index + 1) - lost
+            yield from repeat(None, max(missing, not lost))
 
 
 # --- animated pictures ---
 
 
-def _animation(path: Path) -> Iterator[tuple[Fraction, Fraction, Image.Image]]:
-    """Yield (time, seconds shown, picture) for each picture of an animation."""
+def _animation(path: Path) -> Iterator[tuple[Frame, Fraction] | None]:
+    """Yield frames and the seconds each is shown; None where the file breaks off."""
     time = Fraction(0)
-    with Image.open(path) as image:
-        for index in count(int(image.info.get("default_image", False))):
-            try:
-                image.seek(index)
-            except EOFError:
-                return
-            image.load()  # only now some formats know the duration
-            milliseconds = Fraction(image.info.get("duration", 0))
-            # As browsers do: a film faster than 50 frames a second is not meant.
-            shown = max(milliseconds.limit_denominator(1000), 0) / 1000
-            shown = shown if shown > Fraction(1, 100) else Fraction(1, 10)
-            yield time, shown, image
-            time += shown
+    try:
+        with Image.open(path) as image:
+            # Some PNG have a picture of their own for viewers that show no animation.
+            hidden = int(image.info.get("default_image", False))
+            for index in range(image.n_frames - hidden):
+                image.seek(index + hidden)
+                frame = Frame(index, time, upright_rgb(image))
+                # Only now some formats know the duration.
+                milliseconds = Fraction(image.info.get("duration", 0))
+                # As browsers do: a film faster than 50 frames a second is not meant.
+                shown = max(milliseconds.limit_denominator(1000), 0) / 1000
+                shown = shown if shown > Fraction(1, 100) else Fraction(1, 10)
+                yield frame, shown
+                time += shown
+    except DECODING_ERRORS:
+        yield None
 
 
 def _probe_animation(path: Path) -> VideoInfo:
-    frames, duration = 0, Fraction(0)
-    try:
-        for time, shown, image in _animation(path):
-            if not frames:
-                height, width = upright_rgb(image).shape[:2]
-            frames, duration = frames + 1, time + shown
-    except DECODING_ERRORS as error:
-        if not frames:
-            raise ValueError(f"no frame of {path} can be decoded: {error}") from error
-    fps = frames / duration
-    return VideoInfo(path, width, height, fps, float(duration), frames, False)
-
-
-def _read_animation(
-    path: Path, first: Fraction, last: Fraction | None
-) -> Iterator[Frame]:
-    used, broken, time = 0, False, Fraction(0)
-    try:
-        for index, (time, _, image) in enumerate(_animation(path)):
-            if last is not None and time >= last:
-                break
-            if time >= first:
-                picture = upright_rgb(image)
-                used += 1
-                yield Frame(index, time, picture)
-    except DECODING_ERRORS:
-        broken = True
-    if broken:
-        _summarize_damage(path, used, 0, 1)
-    if not used:
-        raise _empty_stretch(path, first, time)
+    frames, end = 0, Fraction(0)
+    for frame, shown in filter(None, _animation(path)):
+        frames, end = frames + 1, frame.time + shown
+        height, width = frame.image.shape[:2]
+    if not frames:
+        raise ValueError(f"no frame of {path} can be decoded; download it again")
+    return VideoInfo(path, width, height, frames / end, float(end), frames, False)
 
 
 # --- folders of pictures ---
 
 
-class _PictureFolder:
-    """Pictures of one size that follow each other at a constant rate."""
-
-    def __init__(self, path: Path, fps: Fraction | float | None) -> None:
-        """List the pictures and compare their sizes; none is decoded."""
-        if fps is not None and not 0 < fps < math.inf:
-            raise ValueError(f"fps must be above 0, or None for 25, got {fps}")
-        self.path, self.files = path, list_images(path)
-        rate = Fraction(25 if fps is None else fps).limit_denominator(100_000)
-        sizes = {file: size for file in self.files if (size := _size(file))}
-        if not sizes:
-            raise ValueError(
-                f"no picture of {path} can be read; copy or download them again"
-            )
-        (first, (width, height)), *_ = sizes.items()
-        for file, size in sizes.items():
-            if size != (width, height):
-                raise ValueError(
-                    f"the pictures of a sequence must have one size, but {first.name} "
-                    f"has {width} x {height} and {file} {size[0]} x {size[1]}"
-                )
-        seconds = float(len(self.files) / rate)
-        self.info = VideoInfo(
-            path, width, height, rate, seconds, len(self.files), False
-        )
-
-    def read(self, first: Fraction, last: Fraction | None) -> Iterator[Frame]:
-        """Decode the pictures; a lost one shows its neighbour."""
-        fps, image = self.info.fps, None
-        begin = math.ceil(first * fps)
-        end = None if last is None else math.ceil(last * fps)
-        used = damaged = lost = 0
-        for index, file in enumerate(self.files[begin:end], begin):
-            decoded = self._decode(file)
-            if decoded is not None:
-                image, is_damaged = decoded
-                damaged += is_damaged
-            else:
-                image = (self._nearest(index) if image is None else image).copy()
-                is_damaged, lost = True, lost + 1
-            used += 1
-            yield Frame(index, index / fps, image, is_damaged)
-        if damaged or lost:
-            _summarize_damage(self.path, used, damaged, lost)
-        if not used:
-            raise _empty_stretch(self.path, first, (len(self.files) - 1) / fps)
-
-    def _nearest(self, index: int) -> np.ndarray:
-        """The picture nearest to one that is lost, one before it if there is any."""
-        for file in (*reversed(self.files[:index]), *self.files[index + 1 :]):
-            decoded = self._decode(file)
-            if decoded is not None:
-                return decoded[0]
+def _probe_folder(
+    path: Path, fps: Fraction | float | None
+) -> tuple[VideoInfo, list[Path]]:
+    """List the pictures and compare their sizes; none is decoded."""
+    if fps is not None and not 0 < fps < math.inf:
+        raise ValueError(f"fps must be above 0, or None for 25, got {fps}")
+    files = list_images(path)
+    rate = Fraction(25 if fps is None else fps).limit_denominator(100_000)
+    sizes = {}
+    for file in files:
+        with suppress(ValueError):  # shown as its neighbour
+            sizes[file] = image_size(file)
+    if not sizes:
         raise ValueError(
-            f"no picture of {self.path} can be decoded; copy or download them again"
+            f"no picture of {path} can be read; copy or download them again"
+        )
+    width, height = next(iter(sizes.values()))
+    info = VideoInfo(
+        path, width, height, rate, float(len(files) / rate), len(files), False
+    )
+    for file, size in sizes.items():
+        _check_size(info, file, size)
+    return info, files
+
+
+def _check_size(info: VideoInfo, file: Path, size: tuple[int, int]) -> None:
+    if size != (info.width, info.height):
+        raise ValueError(
+            f"the pictures of a sequence must have one size, but {file} has "
+            f"{size[0]} x {size[1]}, not {info.width} x {info.height}"
         )
 
-    def _decode(self, file: Path) -> tuple[np.ndarray, bool] | None:
-        """The picture, and whether it is damaged; None where nothing decodes."""
-        try:
-            image, damage = read_damaged_image(file)
-        except (FileNotFoundError, ValueError):
-            return None
-        # Rarely, only decoding tells that a picture lies on its side.
-        width, height = self.info.width, self.info.height
-        if image.shape[:2] != (height, width):
+
+def _read_folder(
+    info: VideoInfo, files: list[Path], first: Fraction
+) -> Iterator[Frame]:
+    for index in range(math.ceil(first * info.fps), len(files)):
+        neighbours = chain(range(index - 1, -1, -1), range(index + 1, len(files)))
+        for shown in chain([index], neighbours):
+            with suppress(FileNotFoundError, ValueError):
+                image, damage = read_damaged_image(files[shown])
+                break
+        else:
             raise ValueError(
-                f"the pictures of a sequence must have one size, but {file} has "
-                f"{image.shape[1]} x {image.shape[0]}, not {width} x {height}"
+                f"no picture of {info.path} can be decoded; copy or download them again"
             )
-        return image, damage is not None
-
-
-def _size(file: Path) -> tuple[int, int] | None:
-    try:
-        return image_size(file)
-    except ValueError:
-        return None
+        # Rarely, only decoding tells that a picture lies on its side.
+        _check_size(info, files[shown], image.shape[1::-1])
+        damaged = damage is not None or shown != index
+        yield Frame(index, index / info.fps, image, damaged)
 
 
 # --- cameras ---
@@ -483,20 +431,19 @@ def _read_camera(
                 "notebook on a server, as on Colab, sees no camera of yours)"
             )
         camera.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # else a busy caller sees the past
-        began, index = 0, 0
-        while True:
+        began = None
+        for index in count():
             with _opencv_silenced():
                 whole, image = camera.read()
-            now = clock.monotonic_ns()
             if not whole:
                 break
-            began = began or now
+            now = clock.monotonic_ns()
+            began = now if began is None else began
             time = Fraction(now - began, 1_000_000_000)
             if last is not None and time >= last:
                 return
             if time >= first:
                 yield Frame(index, time, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-            index += 1
     finally:
         camera.release()
     if not index:

@@ -22,19 +22,19 @@ def add_sound(
 ) -> Iterator[av.Packet]:
     """Add the stream of the sound to a new file.
 
-    Packets are copied where the new file may hold the codec, else the sound is
-    encoded anew, in stereo at most. Of several tracks the best one is taken.
+    Of several tracks the best is taken. Its packets are copied where the new file may
+    hold the codec, else the sound is encoded anew, in stereo at most.
 
     Args:
         container: the new file.
-        source: file with the sound, open; a silent one is fine.
+        source: file with the sound.
         copied: codecs to copy; `None` for all that the container supports.
         encoder: FFmpeg's name of the one for all others.
         start: seconds in `source` that become time 0.
         end: seconds in `source` where the sound ends; `None` for all of it.
 
     Returns:
-        Iterator over the packets to mux, in order; empty where there is no sound.
+        The packets to mux, in order; none where `source` is silent.
     """
     if not source.streams.audio:
         return iter(())
@@ -42,15 +42,17 @@ def add_sound(
     if track.codec_context is None:
         logger.warning("%s: unknown audio codec, no sound kept", source.name)
         return iter(())
+    origin = clock_start(source)
+    limits = start + origin, None if end is None else end + origin
     codec = track.codec_context.codec.canonical_name
     if codec in (container.supported_codecs if copied is None else copied):
         stream = container.add_stream_from_template(track)
-        return _copied(source, track, stream, start, end)
+        return _copied(source, track, stream, *limits)
     rates = av.Codec(encoder, "w").audio_rates
     rate = track.rate if track.rate in rates else 48_000
     stream = container.add_stream(encoder, rate=rate, bit_rate=192_000)
     stream.layout = "mono" if track.channels == 1 else "stereo"
-    return _encoded(source, track, stream, start, end)
+    return _encoded(source, track, stream, *limits)
 
 
 def _copied(
@@ -60,8 +62,6 @@ def _copied(
     start: Fraction,
     end: Fraction | None,
 ) -> Iterator[av.Packet]:
-    """Yield the packets of a track from `start` to `end`, moved to time 0."""
-    origin = clock_start(source)
     # A decoder needs one packet of run-up before the one heard first. Only mp4 can
     # say that it is not to be heard; Matroska would delay the pictures instead,
     # but for the samples that every Opus decoder drops.
@@ -74,7 +74,7 @@ def _copied(
     for packet in packets(source, track):
         if packet is None or packet.pts is None or packet.is_corrupt:
             continue
-        time = packet.pts * packet.time_base - origin
+        time = packet.pts * packet.time_base
         if end is not None and time >= end:
             return
         run_up = 0 if in_matroska else 2 * (packet.duration or 0)
@@ -91,34 +91,31 @@ def _encoded(
     start: Fraction,
     end: Fraction | None,
 ) -> Iterator[av.Packet]:
-    """Yield new packets of a track's sound from `start` to `end`, moved to time 0."""
-    origin = clock_start(source)
     graph = av.filter.Graph()
     graph.link_nodes(
         graph.add_abuffer(template=track),
-        graph.add("asetpts", f"PTS-{float(start + origin):.6f}/TB"),
+        graph.add("asetpts", f"PTS-{float(start):.6f}/TB"),
         # Cuts what lies before 0 and fills gaps with silence, as the encoder
         # counts samples, not times.
         graph.add("aresample", "async=1:first_pts=0"),
         graph.add("abuffersink"),
     ).configure()
-    for frame in decode(packets(source, track)):
-        if frame is None or frame.pts is None:
-            continue
-        if end is not None and frame.pts * frame.time_base - origin >= end:
-            break
-        yield from _filtered(graph, frame, stream)
-    yield from _filtered(graph, None, stream)
+
+    def heard() -> Iterator[av.AudioFrame | None]:
+        for frame in decode(packets(source, track)):
+            if frame is None or frame.pts is None:
+                continue
+            if end is not None and frame.pts * frame.time_base >= end:
+                break
+            yield frame
+        yield None  # flushes the filters
+
+    for frame in heard():
+        graph.push(frame)
+        while True:
+            try:
+                filtered = graph.pull()
+            except (av.error.BlockingIOError, av.error.EOFError):
+                break  # they want more input, or have given all
+            yield from stream.encode(filtered)
     yield from stream.encode(None)
-
-
-def _filtered(
-    graph: av.filter.Graph, frame: av.AudioFrame | None, stream: av.AudioStream
-) -> Iterator[av.Packet]:
-    graph.push(frame)
-    while True:
-        try:
-            filtered = graph.pull()
-        except (av.error.BlockingIOError, av.error.EOFError):
-            return  # it wants more input, or has given all
-        yield from stream.encode(filtered)

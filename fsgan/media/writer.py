@@ -12,10 +12,10 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import KW_ONLY, astuple, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import av
 import numpy as np
@@ -26,27 +26,25 @@ from fsgan.media.decoding import open_media
 from fsgan.media.encoding import (
     OUTPUT_SUFFIXES,
     PartWriter,
+    choose_format,
     join_parts,
-    time_base,
-    video_format,
 )
-from fsgan.media.images import write_image
+from fsgan.media.images import make_folder, write_image
 from fsgan.media.reader import time_limits
 
 logger = logging.getLogger(__name__)
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_PICTURES, _MANIFEST, _LOCK = "pictures", "conversion.json", "lock"
+_PICTURES, _DONE, _LOCK = "pictures", "done.npz", "lock"
 
 
-@dataclass(frozen=True)
-class _Position:
+class _Position(NamedTuple):
     """How far the frames have come; all but `frames` tell of the last one."""
 
     frames: int = 0  # written
     origin: Fraction = Fraction(0)  # source time of the first frame, seconds
     time: Fraction = Fraction(0)  # source time, seconds
-    ticks: int = 0  # since the first frame, in `time_base(fps)`
+    ticks: int = 0  # since the first frame, in the format's `time_base`
     step: int = 0  # how long it is shown if no other follows
 
 
@@ -68,38 +66,24 @@ class VideoWriter:
     even sides: an odd one gets its last column or row repeated once, nothing is
     rescaled. The first frame is time 0 of the new file, and the sound is cut to it.
 
-    Attributes:
-        path: file to write, its folder is created; a name without a suffix is a folder
-            of pictures, which replaces one that is there.
-        width: pixels of the frames to come.
-        height: pixels of the frames to come.
-        fps: frames a second, for frames written without a time.
-        audio_from: file to take the sound from; a silent one is fine.
-        start: seconds in `audio_from` where the frames begin.
-        end: seconds in `audio_from` where the sound ends; `None` for all of it.
-        crf: constant quality on x264's scale, 0 (best) to 51 (worst).
-        metadata: tags of the file.
-        lossless: every pixel exact, odd sizes too; .mkv only.
-        xmp: XMP packet for each picture.
-        finish: called with the whole file (or folder of pictures) before it takes its
-            name, to mark or sign it.
-
     Raises:
         ValueError: a setting is out of its range.
     """
 
+    # A name without a suffix is a folder of pictures, which replaces one that is there.
     path: str | Path
-    width: int
+    width: int  # of the frames to come, pixels
     height: int
-    fps: Fraction | float
+    fps: Fraction | float  # for frames written without a time
     _: KW_ONLY
-    audio_from: str | Path | None = None
-    start: float = 0.0
-    end: float | None = None
-    crf: int = 18
-    metadata: dict[str, str] | None = None
-    lossless: bool = False
-    xmp: bytes | None = None
+    audio_from: str | Path | None = None  # file with the sound; a silent one is fine
+    start: float = 0.0  # seconds in `audio_from` where the frames begin
+    end: float | None = None  # seconds there where the sound ends; None for all of it
+    crf: int = 18  # constant quality on x264's scale, 0 (best) to 51 (worst)
+    metadata: dict[str, str] | None = None  # tags of the file
+    lossless: bool = False  # every pixel exact, odd sizes too; .mkv only
+    xmp: bytes | None = None  # XMP packet for each picture
+    # Called with the whole file (or folder) before it takes its name, to mark or sign.
     finish: Callable[[Path], None] | None = None
 
     def __post_init__(self) -> None:
@@ -113,15 +97,14 @@ class VideoWriter:
             raise ValueError(
                 f"lossless needs a path that ends in .mkv, got {self.path}"
             )
-        # Pictures have no codec: only the settings are checked.
-        checked = "pictures.mkv" if self._as_pictures else self.path
-        self._format = video_format(checked, self.crf, self.lossless)
-        self._size = self.width, self.height
-        if min(self._size) < 1:
-            raise ValueError(f"width and height must be at least 1, got {self._size}")
         if not self.fps > 0:
             raise ValueError(f"fps must be above 0, got {self.fps}")
         self.fps = Fraction(self.fps).limit_denominator(100_000)
+        # Pictures have no codec: only the settings are checked.
+        checked = Path("pictures.mkv") if self._as_pictures else self.path
+        self._format = choose_format(
+            checked, self.width, self.height, self.fps, self.crf, self.lossless
+        )
         self._start, self._end = time_limits(self.start, self.end)
         self._position = _Position()
         self._part: PartWriter | None = None  # the running one
@@ -136,11 +119,9 @@ class VideoWriter:
         """Make the hidden folder and see whether the source of the sound opens.
 
         Raises:
-            FileNotFoundError: `audio_from` does not exist.
-            IsADirectoryError: `path` is a folder and names a file.
             ValueError: `audio_from` cannot be read, or the folder to replace holds
                 other things than numbered pictures.
-            OSError: the folder cannot be written to.
+            OSError: `audio_from` is missing, or `path` cannot be written.
         """
         if self._as_pictures:
             _check_picture_folder(self.path)
@@ -149,14 +130,7 @@ class VideoWriter:
         if self.audio_from is not None:
             with open_media(Path(self.audio_from)):
                 pass
-        try:
-            self._hidden.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = os.strerror(error.errno or errno.EIO)
-            raise type(error)(
-                f"{self.path} cannot be written ({reason}); choose another output "
-                "folder"
-            ) from error
+        make_folder(self._hidden, self.path)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -195,22 +169,21 @@ class VideoWriter:
             raise ValueError(
                 f"image must be uint8 {shape}, got {image.dtype} {image.shape}"
             )
-        self._position = position = self._next(None if time is None else Fraction(time))
+        self._position = self._next(None if time is None else Fraction(time))
         with _full_disk_named(self.path):
             if self._as_pictures:
-                file = self._hidden / _PICTURES / _picture_name(position.frames - 1)
+                name = _picture_name(self._position.frames - 1)
+                file = self._hidden / _PICTURES / name
                 write_image(file, image, self.xmp, compress_level=1)
                 return
             if self._part is None:
-                self._parts.append(self._part_path(len(self._parts)))
-                self._part = PartWriter(
-                    self._parts[-1], self._format, self._size, self.fps
-                )
-            self._part.write(image, position.ticks, position.step)
+                self._parts.append(self._hidden / f"{len(self._parts):06d}.nut")
+                self._part = PartWriter(self._parts[-1], self._format)
+            self._part.write(image, self._position.ticks, self._position.step)
 
     def _next(self, time: Fraction | None) -> _Position:
         """Return where the next frame stands."""
-        last, unit = self._position, time_base(self.fps)
+        last, unit = self._position, self._format.time_base
         step = round(1 / self.fps / unit)
         if not last.frames:
             time = self._start if time is None else time
@@ -230,9 +203,6 @@ class VideoWriter:
             )
         step = min(ticks - last.ticks, step)
         return _Position(last.frames + 1, last.origin, time, ticks, step)
-
-    def _part_path(self, number: int) -> Path:
-        return self._hidden / f"{number:06d}.nut"
 
     def _close_part(self) -> None:
         if self._part is not None:
@@ -255,8 +225,6 @@ class VideoWriter:
                 self._parts,
                 whole,
                 self._format,
-                self._size,
-                self.fps,
                 self._position.step,
                 metadata=self.metadata or {},
                 sound=sound,
@@ -281,29 +249,24 @@ class ResumableWriter(VideoWriter):
     settings goes on behind them: skip `frames_done` frames, take up `state`. Written
     with the same parts, an interrupted output equals an uninterrupted one.
 
-    Attributes:
-        settings: all that the frames depend on besides the writer's other arguments,
-            as JSON takes it: parts written with others are thrown away.
-        frames_done: frames in finished parts.
-        state: what was given with the last finished part; empty at first.
-
     Raises:
         ValueError: a setting is out of its range.
         TypeError: `settings` holds what JSON does not know.
     """
 
+    # All that the frames depend on besides the writer's other arguments, as JSON takes
+    # it: parts written with others are thrown away.
     settings: dict = field(kw_only=True)
-    frames_done: int = field(default=0, init=False)
+    frames_done: int = field(default=0, init=False)  # in finished parts
+    # What was given with the last finished part; empty at first.
     state: dict[str, np.ndarray] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         """Check the settings."""
         super().__post_init__()
-        own = [*self._size, str(self.fps), str(self._start), str(self._end)]
-        own += [self._format.codec, self._format.options, av.library_versions]
-        manifest = {"writer": own, "settings": self.settings}
-        self._manifest = json.dumps(manifest, indent=1)
-        self._records = 0  # finished parts
+        own = [repr(self._format), str(self._start), str(self._end)]
+        self._all_settings = json.dumps([own, av.library_versions, self.settings])
+        self._parts_done = 0
 
     @property
     def _hidden(self) -> Path:
@@ -314,16 +277,13 @@ class ResumableWriter(VideoWriter):
 
         Raises:
             BlockingIOError: another process is writing this output.
-            FileNotFoundError, IsADirectoryError, ValueError, OSError: as of
-                `VideoWriter`.
+            ValueError, OSError: as of `VideoWriter`.
         """
         super().__enter__()
         # The system lets go of it when the process dies, however it dies.
+        file = self._hidden / _LOCK
         self._lock = FileLock(
-            self._hidden / _LOCK,
-            blocking=False,
-            thread_local=False,
-            fallback_to_soft=False,
+            file, blocking=False, thread_local=False, fallback_to_soft=False
         )
         try:
             self._lock.acquire()
@@ -350,11 +310,9 @@ class ResumableWriter(VideoWriter):
     def end_part(self, state: dict[str, np.ndarray]) -> None:
         """Finish the running part: its frames are safe from now on.
 
-        Without a frame since the last part nothing happens.
-
         Args:
             state: small arrays with which the conversion can go on, given back as
-                `state`.
+                `state`; ignored without a frame since the last part.
 
         Raises:
             OSError: the disk is full.
@@ -363,82 +321,66 @@ class ResumableWriter(VideoWriter):
             return
         with _full_disk_named(self.path):
             self._close_part()
-            arrays = {f"state_{name}": value for name, value in state.items()}
             temporary = self._hidden / "unfinished.npz"
-            position = [str(value) for value in astuple(self._position)]
-            np.savez(temporary, position=position, **arrays)
+            np.savez(
+                temporary,
+                settings=self._all_settings,
+                parts=len(self._parts),
+                position=[str(value) for value in self._position],
+                **{f"state_{name}": value for name, value in state.items()},
+            )
             # The part counts from here on, and not a moment before.
-            os.replace(temporary, self._record(self._records))
-        self._records += 1
+            os.replace(temporary, self._hidden / _DONE)
+        self._parts_done = len(self._parts)
         self.frames_done, self.state = self._position.frames, dict(state)
 
-    def _record(self, number: int) -> Path:
-        return self._hidden / f"{number:06d}.npz"
-
     def _find_parts(self) -> None:
-        manifest = self._hidden / _MANIFEST
-        if not manifest.exists() or manifest.read_text() != self._manifest:
-            if manifest.exists():
-                logger.warning(
-                    "%s: the parts found are of another conversion; they are thrown "
-                    "away",
-                    self.path,
-                )
-            self._tidy()
-            temporary = manifest.with_suffix(".tmp")
-            temporary.write_text(self._manifest)
-            os.replace(temporary, manifest)
-        while self._is_finished(self._records):
-            self._records += 1
-        if self._records:
-            self._load(self._record(self._records - 1))
+        done = self._hidden / _DONE
+        if done.exists():
+            with np.load(done) as arrays:
+                self._take_up(dict(arrays))
         self._tidy()
         if self.frames_done:
             logger.info("%s: goes on after %d frames", self.path, self.frames_done)
 
-    def _is_finished(self, number: int) -> bool:
-        part = self._part_path(number)
-        part = self._hidden / _PICTURES if self._as_pictures else part
-        return self._record(number).exists() and part.exists()
-
-    def _load(self, record: Path) -> None:
-        with np.load(record) as arrays:
-            frames, origin, time, ticks, step = map(Fraction, arrays["position"])
-            self.state = {
-                name.removeprefix("state_"): arrays[name]
-                for name in arrays.files
-                if name != "position"
-            }
+    def _take_up(self, done: dict[str, np.ndarray]) -> None:
+        if str(done["settings"]) != self._all_settings:
+            logger.warning(
+                "%s: the parts found are of another conversion; they are thrown away",
+                self.path,
+            )
+            return
+        parts = [self._hidden / f"{n:06d}.nut" for n in range(done["parts"])]
+        needed = [self._hidden / _PICTURES] if self._as_pictures else parts
+        if not all(path.exists() for path in needed):
+            return
+        frames, origin, time, ticks, step = map(Fraction, done["position"])
         self._position = _Position(int(frames), origin, time, int(ticks), int(step))
-        self._parts = [self._part_path(number) for number in range(self._records)]
+        self._parts, self._parts_done = parts, len(parts)
         self.frames_done = self._position.frames
+        states = {name for name in done if name.startswith("state_")}
+        self.state = {name.removeprefix("state_"): done[name] for name in states}
 
     def _tidy(self) -> None:
         """Remove all but the finished parts."""
-        keep = {self._hidden / _MANIFEST, self._hidden / _LOCK}
-        for number in range(self._records):
-            keep |= {self._record(number), self._part_path(number)}
-        pictures = self._hidden / _PICTURES
-        if self._as_pictures and self.frames_done:
+        pictures, keep = self._hidden / _PICTURES, {self._hidden / _LOCK}
+        if self.frames_done:
+            keep |= {self._hidden / _DONE, pictures, *self._parts[: self._parts_done]}
             keep |= {pictures / _picture_name(n) for n in range(self.frames_done)}
-            keep.add(pictures)
         for path in [*self._hidden.iterdir(), *pictures.glob("*")]:
             if path not in keep and path.exists():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _clean_up(self, whole: bool) -> None:
         """Remove the hidden folder, or all in it but the finished parts."""
-        if self._records and not whole:
-            self._tidy()
-            self._lock.release()
-            return
-        self._records = self.frames_done = 0
+        if whole:
+            self.frames_done = 0
         self._tidy()
-        (self._hidden / _MANIFEST).unlink(missing_ok=True)
         self._lock.release()  # an open file cannot be removed everywhere
-        with suppress(OSError):  # or another process begins here already
-            (self._hidden / _LOCK).unlink(missing_ok=True)
-            self._hidden.rmdir()
+        if not self.frames_done:
+            with suppress(OSError):  # or another process begins here already
+                (self._hidden / _LOCK).unlink(missing_ok=True)
+                self._hidden.rmdir()
 
 
 def _picture_name(index: int) -> str:
