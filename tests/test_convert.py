@@ -494,6 +494,10 @@ def test_a_video_that_fails_does_not_stop_the_others(
                 writer.write(np.roll(astronaut()[:300, 60:400], index, axis=1))
     (folder / "broken.mp4").write_text("no video")
     (folder / "notes.txt").write_text("no video either")
+    still = Image.new("RGB", (64, 48))
+    still.save(folder / "still.webp")
+    waves = [Image.new("RGB", (64, 48), "red")]
+    still.save(folder / "wave.webp", save_all=True, append_images=waves)
     load = FaceSwapper.__init__
     monkeypatch.setattr(
         FaceSwapper, "__init__", lambda *a: (loaded.append(a), load(*a))[1]
@@ -502,14 +506,14 @@ def test_a_video_that_fails_does_not_stop_the_others(
     convert_videos([folder / "one.mp4"], out, gray_model)
     files = convert_videos(folder, out, gray_model)
     assert len(loaded) == 2
-    assert [path.name for path in files.converted] == ["two.mov"]
+    assert [path.name for path in files.converted] == ["two.mov", "wave.webp"]
     assert probe(out / "two.mp4").frame_count == 3
     assert "exists already" in files.failed[folder / "one.mp4"]
     assert "broken.mp4" in files.failed[folder / "broken.mp4"]
     assert "broken.mp4 failed" in caplog.text
     table = repr(files).splitlines()
     assert table[0].startswith("two.mov     face in 3 of 3 frames")
-    assert table[1].startswith("broken.mp4  FAILED: ")
+    assert table[2].startswith("broken.mp4  FAILED: ")
 
 
 def test_lists_of_files_that_cannot_be_are_refused_before_the_work(

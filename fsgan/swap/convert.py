@@ -31,7 +31,7 @@ from fsgan.media.provenance import (
     video_metadata,
     write_sidecar,
 )
-from fsgan.media.reader import probe
+from fsgan.media.reader import is_video, probe
 from fsgan.media.writer import ResumableWriter
 from fsgan.swap.render import Renderer
 from fsgan.swap.swapper import ConvertSettings, FaceSwapper
@@ -382,10 +382,14 @@ def _convert_each(
 
 
 def _list_videos(folder: Path) -> list[Path]:
-    """The videos in a folder, by their suffix."""
+    """The videos in a folder, by their suffix; photos are left out."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder of videos; check the name")
-    found = [it for it in folder.iterdir() if it.suffix.lower() in VIDEO_SUFFIXES]
+    found = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and is_video(path)
+    ]
     if not found:
         raise FileNotFoundError(
             f"{folder} holds no videos ({' '.join(sorted(VIDEO_SUFFIXES))})"
