@@ -69,7 +69,7 @@ format: $(INSTALLED) ## Put style, format and notebooks in order.
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --keep-id $(NOTEBOOKS))
 
 bench: $(INSTALLED) ## Measure the speed on this machine.
-	$(BIN)/python tests/bench.py
+	$(BIN)/python tools/bench.py
 
 clean: ## Remove what was built; .venv and weights/ stay.
 	rm -rf build *.egg-info .pytest_cache .ruff_cache .import_linter_cache

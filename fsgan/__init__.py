@@ -31,15 +31,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=["data", "evaluation", "faces", "media", "models", "swap", "training"],
     submod_attrs={
         "data.augmentation": ["AugmentationSettings"],
-        "data.curation": [
-            "DoctorSettings",
-            "ExamineSettings",
-            "curate",
-            "examine_faces",
-            "restore_faces",
-        ],
+        "data.curation": ["curate", "examine_faces", "restore_faces"],
         "data.extract": ["extract_faces"],
         "data.masks": ["make_eye_masks"],
+        "data.quality": ["DoctorSettings", "ExamineSettings"],
         "data.sample": ["make_sample_clips"],
         "evaluation.evaluate": ["evaluate"],
         "evaluation.player": ["compare"],

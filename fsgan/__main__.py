@@ -1,7 +1,7 @@
 """The command line: `fsgan COMMAND ...`, the same as `python -m fsgan COMMAND ...`.
 
-A command is a function of the package: its parameters are the arguments, its docstring
-is the help. A module is imported when its command is run, so that the rest stays quick.
+A command is a public function of the package: its parameters are the arguments, its
+docstring is the help. It is imported when its command runs, so that `--help` is quick.
 """
 
 import argparse
@@ -10,35 +10,37 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
+from fractions import Fraction
+from functools import reduce
+from inspect import Parameter, Signature, getdoc, signature
+from operator import or_
 from pathlib import Path
-from pkgutil import resolve_name
-from typing import Any, NamedTuple
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+import fsgan
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
-# What stages raise, with a sentence for the user; the rest are faults of ours.
-_TOLD = (FloatingPointError, ImportError, MemoryError, OSError, ValueError)
+# Errors that a stage raises with a sentence for the user; others are faults of ours.
+_FOR_THE_USER = (FloatingPointError, ImportError, MemoryError, OSError, ValueError)
 
 
 class Command(NamedTuple):
     """What a word on the command line stands for.
 
     Attributes:
-        function: "module:name", within the package.
+        function: a public name of `fsgan`.
         purpose: what it is for, a few words.
-        tell: its result in words.
+        report: describes its result.
     """
 
     function: str
     purpose: str
-    tell: Callable[[Any], object] = str
+    report: Callable[[Any], object] = str
 
 
-def _files(kind: str) -> Callable[[Any], str]:
-    return lambda done: f"{len(done.files)} {kind} in {done.files[0].parent}"
-
-
-def _preset_as_config(preset: Any) -> str:
+def _config(preset: Any) -> str:
     import yaml
 
     settings = {"losses": asdict(preset.losses)}
@@ -46,78 +48,48 @@ def _preset_as_config(preset: Any) -> str:
     return yaml.safe_dump(config, sort_keys=False).rstrip()
 
 
-def _people(curated: Any) -> str:
-    pairs = zip(curated.people, curated.faces, strict=True)
-    lines = [f"{folder}: {count} faces" for folder, count in pairs]
-    return "\n".join([*lines, f"unsorted: {curated.unsorted} faces"])
-
-
 def _tracks(followed: Any) -> str:
     line = "track {0.number}: {0.start:.2f} to {0.end:.2f} s, in {0.frames} frames"
     return "\n".join(map(line.format, followed.tracks)) or "no face found"
 
 
-def _where_to_look(video: Path) -> str:
-    return f"""Look at these in {video.parent}:
-  {video.name}   source, result and mask
-  model/previews/    what the networks learned, and when
-  faces/             the extracted faces"""
-
-
 COMMANDS = {
-    "extract": Command(
-        "extract:extract_faces",
-        "video, photos or camera -> face crops",
-        _files("faces"),
-    ),
+    "extract": Command("extract_faces", "video, photos or camera -> face crops"),
     "examine": Command(
-        "doctor:examine_faces",
+        "examine_faces",
         "face crops -> advice, bad ones aside",
         lambda found: "\n".join(found.advice),
     ),
     "restore": Command(
-        "doctor:restore_faces",
+        "restore_faces",
         "take back what examine put aside",
         lambda files: f"{len(files)} faces came back",
     ),
-    "curate": Command("curation:curate", "faces of many -> a folder for each", _people),
-    "masks": Command(
-        "extract:make_eye_masks", "face crops -> eye masks", _files("eye masks")
-    ),
+    "curate": Command("curate", "faces of many -> a folder for each"),
+    "masks": Command("make_eye_masks", "face crops -> eye masks"),
     "preset": Command(
-        "presets:preset",
-        "print a config file for train: gan or autoencoder",
-        _preset_as_config,
+        "preset", "print a config file for train: gan or autoencoder", _config
     ),
-    "train": Command(
-        "training:train", "face crops -> trained model", "saved in {}".format
-    ),
+    "train": Command("train", "face crops -> trained model", "saved in {}".format),
     "convert": Command(
-        "convert:convert_video",
+        "convert_video",
         "video and model -> swapped video",
         lambda done: f"{done.path}: {done}",
     ),
     "convert-image": Command(
-        "convert:convert_image", "the same for a photo", "{} faces swapped".format
+        "convert_image", "the same for a photo", "{} faces swapped".format
     ),
-    "convert-videos": Command("convert_many:convert_videos", "the same for a folder"),
-    "convert-images": Command("convert_many:convert_images", "a folder of photos"),
-    "follow": Command(
-        "following:follow_faces", "video -> who is where, with numbers", _tracks
-    ),
-    "evaluate": Command(
-        "evaluation:evaluate", "video and its swap -> how good it is"
-    ),
-    "verify": Command("verification:verify", "what files tell about their origin"),
-    "import-legacy": Command(
-        "legacy:import_legacy", "weights of faceswap-GAN v2.2 -> model"
-    ),
+    "convert-videos": Command("convert_videos", "the same for a folder"),
+    "convert-images": Command("convert_images", "a folder of photos"),
+    "follow": Command("follow_faces", "video -> who is where, with numbers", _tracks),
+    "evaluate": Command("evaluate", "video and its swap -> how good it is"),
+    "verify": Command("verify", "what files say about their origin"),
+    "import-legacy": Command("import_legacy", "weights of faceswap-GAN v2.2 -> model"),
     "sample": Command(
-        "sample:make_sample_clips",
+        "make_sample_clips",
         "make two clips to try things on",
         lambda paths: "\n".join(map(str, paths)),
     ),
-    "demo": Command("demo:run_demo", "all of it on sample footage", _where_to_look),
 }
 
 
@@ -136,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: with status 2, an argument or a setting is wrong; with 0, help was
             asked for.
     """
-    options = _choose(arguments)
+    options = _parse_command(arguments)
     if options.quiet:
         os.environ["TQDM_DISABLE"] = "1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes on itself
@@ -150,15 +122,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: what was finished stays", file=sys.stderr)
         return INTERRUPTED
-    except _TOLD as error:
+    except _FOR_THE_USER as error:
         if options.verbose:
             raise
         print(error, file=sys.stderr)
         return FAILED
 
 
-def _choose(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Takes the command and what stands before it; what follows is the command's."""
+def _parse_command(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command and what stands before it; `rest` is what follows."""
     width = max(map(len, COMMANDS))
     purposes = [f"  {name:<{width}}  {c.purpose}" for name, c in COMMANDS.items()]
     parser = argparse.ArgumentParser(
@@ -175,36 +147,106 @@ def _choose(arguments: Sequence[str] | None) -> argparse.Namespace:
         "-q", "--quiet", action="store_true", help="no progress, only warnings"
     )
     amount.add_argument(
-        "-v", "--verbose", action="store_true", help="of an error the traceback, too"
+        "-v", "--verbose", action="store_true", help="show the traceback of an error"
     )
     parser.add_argument(
         "command", choices=COMMANDS, metavar="COMMAND", help="one of those below"
     )
     parser.add_argument(
-        "rest", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="its own"
+        "rest", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="its arguments"
     )
     return parser.parse_args(arguments)
 
 
 def _run(name: str, arguments: Sequence[str]) -> int:
-    """Calls the function of a command with what is given, and nothing else."""
+    """Calls the function of a command with the arguments given, and no others."""
     from tqdm.contrib.logging import logging_redirect_tqdm
-
-    from fsgan.arguments import parse_arguments
 
     command = COMMANDS[name]
     with _without_notes():
-        function = resolve_name(f"fsgan.{command.function}")
+        function = getattr(fsgan, command.function)
     given = parse_arguments(f"fsgan {name}", function, arguments)
     with logging_redirect_tqdm():
         done = function(**given)
-    print(command.tell(done))
+    print(command.report(done))
     return FAILED if getattr(done, "failed", None) else DONE
+
+
+def parse_arguments(
+    program: str, function: Callable, arguments: Sequence[str]
+) -> dict[str, Any]:
+    """Parses the arguments of a function, and `--config` and `--print_config`.
+
+    A parameter without a default is an argument, the others are options; each field of
+    a dataclass of settings is one, too: `--settings.color lab`.
+
+    Args:
+        program: name of the command, for its help.
+        function: with type hints and a docstring in Google style.
+        arguments: as typed.
+
+    Returns:
+        What was given, by parameter; the function takes its own defaults for the rest.
+
+    Raises:
+        SystemExit: with status 2, an argument is wrong; with 0, help was printed.
+    """
+    import jsonargparse
+
+    class Formatter(
+        jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter
+    ):
+        """Keeps the lines of the docstring."""
+
+    jsonargparse.typing.register_type(Fraction)
+    hints, settings, parameters = get_type_hints(function), {}, []
+    for parameter in signature(function).parameters.values():
+        hint = hints[parameter.name]
+        kind, *others = get_args(hint) or (hint,)
+        if is_dataclass(kind) and others == [NoneType]:
+            settings[parameter.name] = kind
+        hint = _typed(hint, parameter.default is Parameter.empty)
+        parameters.append(parameter.replace(annotation=hint))
+    needed = [it.name for it in parameters if it.default is Parameter.empty]
+
+    def typed() -> None: ...
+
+    typed.__doc__, typed.__signature__ = function.__doc__, Signature(parameters)
+    typed.__annotations__ = {it.name: it.annotation for it in parameters}
+    parser = jsonargparse.ArgumentParser(
+        prog=program,
+        usage=" ".join([f"{program} [OPTION ...]", *needed]),
+        description=getdoc(function).partition("\n\nArgs:")[0],
+        formatter_class=Formatter,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with arguments")
+    parser.add_function_arguments(
+        typed, as_group=False, as_positional=True, skip={*settings, "on_preview"}
+    )
+    for name, kind in settings.items():
+        parser.add_class_arguments(kind, name)
+    given = parser.parse_args(arguments, defaults=False)
+    given.pop("config", None)
+    try:
+        values = parser.instantiate(given)
+    except ValueError as error:  # of settings out of range
+        parser.error(str(error))
+    return {name: value for name, value in vars(values).items() if name in given}
+
+
+def _typed(hint: Any, needed: bool) -> Any:
+    """What of a union can be typed: no paths or objects; text last, as all is text."""
+    if not isinstance(hint, UnionType):
+        return hint
+    left_out = {Path, NoneType} if needed else {Path}
+    kinds = [it for it in get_args(hint) if it not in left_out]
+    kinds = [it for it in kinds if "fsgan" not in str(it)]
+    return reduce(or_, sorted(kinds, key=lambda kind: kind is str))
 
 
 @contextmanager
 def _without_notes() -> Iterator[None]:
-    """Hides what TensorFlow writes, past Python, before it can be told not to."""
+    """Hides what TensorFlow writes, past Python, before it can be configured."""
     with open(os.devnull, "w") as nowhere:
         shown = os.dup(2)
         os.dup2(nowhere.fileno(), 2)
@@ -216,8 +258,7 @@ def _without_notes() -> Iterator[None]:
 
 
 def _verify(arguments: Sequence[str]) -> int:
-    """Looks at many files; the worst one gives the status."""
-    verify = resolve_name("fsgan.media.verification:verify")
+    """Verifies many files; the worst one gives the status."""
     parser = argparse.ArgumentParser(
         prog="fsgan verify",
         description="Say what files tell about their origin: metadata, signature and "
@@ -232,7 +273,7 @@ def _verify(arguments: Sequence[str]) -> int:
     statuses = []
     for file in options.files:
         try:
-            found = verify(file, trusted=options.trusted)
+            found = fsgan.verify(file, trusted=options.trusted)
         except (OSError, ValueError) as error:
             print(error, file=sys.stderr)
             statuses.append(2)

@@ -5,16 +5,18 @@ from functools import cache
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Tests run side by side: a thread each, and the same sums on every machine.
-for threads in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-    os.environ.setdefault(threads, "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 os.environ["FSGAN_OFFLINE"] = "1"  # no test waits for a download
 import numpy as np
 import pytest
+from matplotlib.cbook import get_sample_data
 from skimage.data import astronaut
 
-from fsgan.data.sample import _hopper
 from fsgan.faces.detector import FaceDetector
 from fsgan.faces.geometry import align, crop_matrix
+from fsgan.media.images import read_image
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +28,11 @@ def detector() -> FaceDetector:
 def portrait() -> np.ndarray:
     """The upper part of a photo with one face of about 85 x 110 pixels."""
     return astronaut()[:300, 60:400].copy()
+
+
+@pytest.fixture(scope="session")
+def hopper_photo() -> np.ndarray:
+    return read_image(get_sample_data("grace_hopper.jpg", asfileobj=False))
 
 
 def _views(image, detector, count=8) -> np.ndarray:
@@ -46,8 +53,8 @@ def collins(portrait, detector) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def hopper(detector) -> np.ndarray:
-    return _views(_hopper().image, detector)
+def hopper(hopper_photo, detector) -> np.ndarray:
+    return _views(hopper_photo, detector)
 
 
 @pytest.fixture(scope="session")

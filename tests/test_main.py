@@ -1,97 +1,233 @@
+"""The command line: arguments, exit status, and all of it once as README tells it."""
+
 import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fsgan.media.certificates import certificate_path
-from fsgan.media.content_credentials import sign
+from test_credentials import own_certificate
 
-from fsgan import TrainSettings, preset, train
-from fsgan.__main__ import COMMANDS, main
-from fsgan.arguments import parse_arguments
+import fsgan
+from fsgan import ConvertSettings, LossWeights, TrainSettings, preset, train
+from fsgan.__main__ import COMMANDS, main, parse_arguments
 from fsgan.media import images
-from fsgan.media.provenance import image_xmp
-from fsgan.swap.convert import ConvertedFiles
+from fsgan.media.credentials import sign
+from fsgan.media.provenance import image_xmp, read_marks, says_synthetic
+from fsgan.media.reader import probe
 
 GRAY = np.full((16, 24, 3), 128, np.uint8)
+TINY = "--model.capacity lite --model.norm none --model.attention false"
+SHORT = "--settings.iterations 2 --settings.batch_size 2 --settings.perceptual off"
 
 
-@pytest.fixture
-def files(tmp_path, monkeypatch):
-    """Names of a marked, a plain, a changed and an unreadable picture, and of none."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
-    monkeypatch.chdir(tmp_path)
-    images.write_image("marked.png", GRAY, xmp=image_xmp())
-    sign("marked.png")
-    images.write_image("plain.png", GRAY)
-    data = bytearray((tmp_path / "marked.png").read_bytes())
-    data[data.index(b"IDAT") + 6] ^= 1
-    (tmp_path / "changed.png").write_bytes(data)
-    (tmp_path / "text.png").write_text("words")
+# Arguments
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Deeper settings.
+
+    Attributes:
+        angle: degrees.
+    """
+
+    angle: float = 10.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How it is done.
+
+    Attributes:
+        color: lab or none.
+        limit: pixels; None: off.
+        inner: more of them.
+    """
+
+    color: str = "lab"
+    limit: float | None = 0.5
+    inner: Inner = field(default_factory=Inner)
+
+    def __post_init__(self) -> None:
+        if self.color not in ("lab", "none"):
+            raise ValueError(f"color must be lab or none, got {self.color!r}")
+
+
+def stage(
+    source: str | Path | int,
+    other: str | Path | None,
+    model: str | Path | fsgan.FaceSwapper,
+    settings: Settings | None = None,
+    *,
+    only: str | Path | fsgan.FaceSwapper | int | Collection[int] | None = None,
+    fps: Fraction | float | None = None,
+    size: tuple[int, int] = (640, 360),
+    again: bool = False,
+    on_preview: Callable[[int], None] | None = None,
+) -> Settings:
+    """Does it.
+
+    In two steps::
+
+        first, then
+        second
+
+    Args:
+        source: what to read.
+        other: 100 % needed.
+        model: its folder.
+        settings: how.
+        only: whose.
+        fps: frames a second.
+        size: width and height.
+        again: whether once more.
+        on_preview: called now and then.
+
+    Returns:
+        Something.
+    """
+
+
+def parse(line: str) -> dict:
+    return parse_arguments("fsgan stage", stage, line.split())
 
 
 @pytest.mark.parametrize(
-    ("names", "status"),
+    ("options", "expected"),
     [
-        (["marked.png"], 0),
-        (["marked.png", "marked.png"], 0),
-        (["marked.png", "plain.png"], 1),
-        (["plain.png", "changed.png", "marked.png"], 2),
-        (["text.png", "marked.png"], 2),
-        (["missing.png", "plain.png"], 2),
+        ("", {}),
+        ("--only 3", {"only": 3}),
+        ("--only [1,2]", {"only": [1, 2]}),
+        ("--only faces/a", {"only": "faces/a"}),
+        ("--only null", {"only": None}),
+        ("--fps 30000/1001", {"fps": Fraction(30000, 1001)}),
+        ("--size [64,32]", {"size": (64, 32)}),
+        ("--again true", {"again": True}),
+        ("--settings.color none", {"settings": Settings("none")}),
+        ("--settings.limit null", {"settings": Settings(limit=None)}),
+        ("--settings.inner.angle 5", {"settings": Settings(inner=Inner(5.0))}),
     ],
 )
-def test_the_worst_file_gives_the_status(files, names, status):
-    assert main(["verify", *names]) == status
+def test_only_what_is_given_is_passed_and_as_its_own_type(options, expected):
+    values = parse(f"a.mp4 b model {options}")
+    assert values == {"source": "a.mp4", "other": "b", "model": "model"} | expected
+    assert parse("0 b model")["source"] == 0
 
 
-def test_every_file_gets_a_block_or_a_sentence(files, capsys):
-    main(["verify", "marked.png", "missing.png", "plain.png"])
-    out, error = capsys.readouterr()
-    blocks = out.strip().split("\n\n")
-    assert [block.splitlines()[0] for block in blocks] == ["marked.png", "plain.png"]
-    assert blocks[0].endswith("says that it is synthetic")
-    assert error == "missing.png is not there or not a file; check the name\n"
+def test_the_help_is_that_of_the_docstrings(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse("--help")
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    words = " ".join(shown.split())
+    assert shown.startswith("usage: fsgan stage [OPTION ...] source other model\n")
+    assert "In two steps::\n\n    first, then\n    second\n" in shown
+    for text in (
+        "source what to read.",
+        "other 100 % needed.",
+        "lab or none. (type: str, default: lab)",
+        "pixels; None: off. (type: float | null, default: 0.5)",
+        "degrees. (type: float, default: 10.0)",
+    ):
+        assert text in words
+    for text in ("Returns", "Something", "on_preview", "FaceSwapper"):
+        assert text not in shown
 
 
-def test_signers_can_be_trusted(files, capsys):
-    root = str(certificate_path())
-    assert main(["verify", "--trusted", root, "marked.png"]) == 0
-    assert "Trusted" in capsys.readouterr().out
-    assert main(["verify", "--trusted", "missing.pem", "marked.png"]) == 2
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ConvertSettings,
+        TrainSettings,
+        LossWeights,
+        fsgan.ModelConfig,
+        fsgan.AugmentationSettings,
+        fsgan.ExamineSettings,
+    ],
+)
+def test_every_field_of_settings_has_its_help(settings):
+    told = settings.__doc__.partition("Attributes:")[2]
+    for name in settings.__dataclass_fields__:
+        assert f"\n        {name}: " in told
+
+
+def test_arguments_go_to_a_file_and_back(tmp_path, capsys):
+    line = "a.mp4 b model --only [1,2] --fps 30000/1001 --settings.inner.angle 5"
+    with pytest.raises(SystemExit) as stopped:
+        parse(f"{line} --print_config")
+    assert stopped.value.code == 0
+    config = tmp_path / "stage.yaml"
+    config.write_text(capsys.readouterr().out)
+    assert parse(f"--config {config}") == parse(line)
+    changed = parse(f"--config {config} --settings.color none")
+    assert changed["settings"] == Settings("none", inner=Inner(5.0))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a.mp4 b", "required: model"),
+        ("a.mp4 b model more", "unrecognized arguments: more"),
+        ("a.mp4 b model --colour lab", "unrecognized arguments: --colour lab"),
+        ("a.mp4 b model --settings.color red", "color must be lab or none, got 'red'"),
+        ("a.mp4 b model --settings.limit wide", "settings.limit"),
+        ("a.mp4 b model --config missing.yaml", "missing.yaml"),
+    ],
+)
+def test_wrong_arguments_are_named(line, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(line)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_preset_is_a_config_of_train(tmp_path, capsys):
+    assert main(["preset", "autoencoder", "--capacity", "lite"]) == 0
+    config = tmp_path / "train.yaml"
+    config.write_text(capsys.readouterr().out)
+    line = f"a b model --config {config} --settings.batch_size 2"
+    given = parse_arguments("fsgan train", train, line.split())
+    wanted = preset("autoencoder", capacity="lite")
+    assert given["model"] == wanted.model
+    assert given["settings"] == TrainSettings(batch_size=2, losses=wanted.losses)
+
+
+# Commands and their exit status
 
 
 @pytest.mark.parametrize("arguments", [[], ["verify"], ["swap", "marked.png"]])
-def test_wrong_usage_is_told(arguments, capsys):
+def test_wrong_usage_is_an_error(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2
     assert "usage: fsgan" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help(name, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main([name, "--help"])
-    assert stopped.value.code == 0
-    assert capsys.readouterr().out.startswith(f"usage: fsgan {name} ")
-
-
-def test_the_help_of_all_names_each_command(capsys):
-    with pytest.raises(SystemExit) as stopped:
+def test_every_command_has_help(capsys):
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as stopped:
+            main([name, "--help"])
+        assert stopped.value.code == 0
+        assert capsys.readouterr().out.startswith(f"usage: fsgan {name} ")
+    with pytest.raises(SystemExit):
         main(["--help"])
-    assert stopped.value.code == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     for name, command in COMMANDS.items():
-        assert [name, *command.purpose.split()] in [line.split() for line in lines]
+        assert [name, *command.purpose.split()] in lines
 
 
 @pytest.fixture
-def stage(monkeypatch):
-    """Puts a stage in the place of that which makes the sample clips."""
+def put(monkeypatch):
+    """Puts a function with an outcome in the place of `make_sample_clips`."""
 
     def put(outcome):
         def run(folder: str) -> str:
@@ -100,7 +236,7 @@ def stage(monkeypatch):
                 raise outcome
             return outcome
 
-        monkeypatch.setattr("fsgan.data.sample.make_sample_clips", run)
+        monkeypatch.setattr(fsgan, "make_sample_clips", run, raising=False)
 
     return put
 
@@ -117,30 +253,30 @@ def stage(monkeypatch):
         (KeyboardInterrupt(), 130, "", "interrupted: what was finished stays\n"),
     ],
 )
-def test_what_becomes_of_a_command(stage, capsys, outcome, status, out, sentence):
-    stage(outcome)
+def test_the_status_tells_how_a_command_ended(
+    put, capsys, outcome, status, out, sentence
+):
+    put(outcome)
     assert main(["sample", "x"]) == status
     assert capsys.readouterr() == (out, sentence)
 
 
-def test_a_fault_of_the_package_itself_is_not_hidden(stage):
-    stage(KeyError("frame"))
-    with pytest.raises(KeyError):
-        main(["sample", "x"])
-
-
-def test_verbose_shows_where_an_error_arose(stage):
-    stage(ValueError("seconds must be 1"))
-    with pytest.raises(ValueError, match="seconds must be 1"):
-        main(["-v", "sample", "x"])
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [(["sample", "x"], KeyError("frame")), (["-v", "sample", "x"], ValueError("one"))],
+)
+def test_faults_of_the_package_and_verbose_show_where_an_error_arose(put, line, error):
+    put(error)
+    with pytest.raises(type(error)):
+        main(line)
 
 
 @pytest.mark.parametrize(
     ("options", "level", "disabled"),
     [([], logging.INFO, None), (["--quiet"], logging.WARNING, "1")],
 )
-def test_quiet_leaves_warnings_only(stage, monkeypatch, options, level, disabled):
-    stage([])
+def test_quiet_leaves_warnings_only(put, monkeypatch, options, level, disabled):
+    put([])
     # To be taken back by monkeypatch, it must have been set by it.
     monkeypatch.setenv("TQDM_DISABLE", "")
     monkeypatch.delenv("TQDM_DISABLE")
@@ -149,71 +285,143 @@ def test_quiet_leaves_warnings_only(stage, monkeypatch, options, level, disabled
     assert os.environ.get("TQDM_DISABLE") == disabled
 
 
-def test_files_that_failed_give_status_1(monkeypatch, capsys):
-    def convert(sources: str, out_dir: str) -> ConvertedFiles:
-        """Fails."""
-        return ConvertedFiles({}, {Path(sources, "a.mp4"): "no video"})
-
-    monkeypatch.setattr("fsgan.swap.convert.convert_videos", convert)
-    assert main(["convert-videos", "videos", "out"]) == 1
-    assert capsys.readouterr().out == "a.mp4  FAILED: no video\n"
-
-
-def test_an_evaluation_is_printed_as_its_table(monkeypatch, capsys):
-    def evaluate(source: str, out_dir: str) -> str:
-        """Measures."""
-        return f"figures of {source}"
-
-    monkeypatch.setattr("fsgan.evaluation.evaluate.evaluate", evaluate)
-    assert main(["evaluate", "a.mp4", "report"]) == 0
-    assert capsys.readouterr().out == "figures of a.mp4\n"
+def test_files_that_failed_give_status_1(put, capsys, monkeypatch):
+    failed = SimpleNamespace(failed={"a.mp4": "no video"})
+    monkeypatch.setitem(
+        COMMANDS, "sample", COMMANDS["sample"]._replace(report=lambda done: done.failed)
+    )
+    put(failed)
+    assert main(["sample", "x"]) == 1
+    assert capsys.readouterr().out == "{'a.mp4': 'no video'}\n"
 
 
-def test_a_missing_video_is_told_in_one_sentence(tmp_path, monkeypatch, capsys):
+# Verify
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Names of a marked, a plain, a changed and an unreadable picture, and of none."""
     monkeypatch.chdir(tmp_path)
-    assert main(["extract", "missing.mp4", "faces"]) == 1
+    certificate, private_key, _ = own_certificate(tmp_path)
+    images.write_image("marked.png", GRAY, xmp=image_xmp())
+    sign("marked.png", certificate=certificate, private_key=private_key)
+    images.write_image("plain.png", GRAY)
+    data = bytearray((tmp_path / "marked.png").read_bytes())
+    data[data.index(b"IDAT") + 6] ^= 1
+    (tmp_path / "changed.png").write_bytes(data)
+    (tmp_path / "text.png").write_text("words")
+
+
+@pytest.mark.parametrize(
+    ("names", "status"),
+    [
+        (["marked.png"], 0),
+        (["marked.png", "marked.png"], 0),
+        (["marked.png", "plain.png"], 1),
+        (["plain.png", "changed.png", "marked.png"], 2),
+        (["text.png", "marked.png"], 2),
+        (["missing.png", "plain.png"], 2),
+        (["--trusted", "missing.pem", "marked.png"], 2),
+    ],
+)
+def test_the_worst_file_gives_the_status(files, names, status):
+    assert main(["verify", *names]) == status
+
+
+def test_every_file_gets_a_block_or_a_sentence(files, capsys):
+    main(["verify", "--trusted", "root.pem", "marked.png", "missing.png", "plain.png"])
     out, error = capsys.readouterr()
-    assert out == "" and error.count("\n") == 1 and error.startswith("missing.mp4 ")
-    assert list(tmp_path.iterdir()) == []
+    blocks = out.strip().split("\n\n")
+    assert [block.splitlines()[0] for block in blocks] == ["marked.png", "plain.png"]
+    assert "Trusted" in blocks[0] and blocks[0].endswith("says that it is synthetic")
+    assert error == "missing.png is not there; check the name\n"
 
 
-def test_a_wrong_setting_is_told_before_anything_is_read(capsys):
-    line = "convert missing.mp4 out.mp4 missing --settings.color red"
-    with pytest.raises(SystemExit) as stopped:
-        main(line.split())
-    assert stopped.value.code == 2
-    assert "error: color must be one of" in capsys.readouterr().err
+# All of it
 
 
-def test_a_preset_is_a_config_of_train(tmp_path, capsys):
-    assert main(["preset", "autoencoder", "--capacity", "lite"]) == 0
-    config = tmp_path / "train.yaml"
-    config.write_text(capsys.readouterr().out)
-    line = f"a b model --config {config} --settings.batch_size 2"
-    given = parse_arguments("fsgan train", train, line.split())
-    wanted = preset("autoencoder", capacity="lite")
-    assert given["model"] == wanted.model
-    assert given["settings"] == TrainSettings(batch_size=2, losses=wanted.losses)
+def run(line: str) -> int:
+    return main(line.split())
 
 
-def _run(*arguments):
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder in which README's commands were run."""
+    folder = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert run("sample . --seconds 0.4 --size [320,180]") == 0
+        for side in "ab":
+            assert run(f"extract {side}.mp4 faces/{side} --every 1") == 0
+            masks = f"faces/{side} eye_masks/{side}"
+            assert run(f"masks {masks} --method five_points") == 0
+        masks = "--masks_a eye_masks/a --masks_b eye_masks/b"
+        assert run(f"train faces/a faces/b model {masks} {TINY} {SHORT}") == 0
+        assert run("convert a.mp4 swap.mp4 model --settings.engine keras") == 0
+        yield folder
+
+
+def test_five_commands_lead_from_two_videos_to_a_swapped_one(work):
+    assert len(images.list_images(work / "faces" / "a")) == 10
+    assert len(images.list_images(work / "eye_masks" / "b")) == 10
+    assert (work / "model" / "checkpoints" / "iteration_0000002").is_dir()
+    source, swapped = probe(work / "a.mp4"), probe(work / "swap.mp4")
+    assert swapped.frame_count == source.frame_count == 10
+    assert swapped.fps == source.fps and swapped.has_audio
+    assert says_synthetic(read_marks(work / "swap.mp4"))
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "told"),
+    [
+        ("extract missing.mp4 nowhere", 1, ""),
+        ("extract a.mp4 again/a --every 5", 0, "2 faces in"),
+        ("masks again/a again/masks --method five_points", 0, "2 eye masks by"),
+        ("examine faces/a --faces_b faces/b", 0, ""),
+        ("restore faces/a", 0, "0 faces came back"),
+        ("curate faces/a people", 0, "1 people with 10 faces"),
+        ("follow a.mp4 followed.mp4", 0, "track 0: 0.00 to 0.36 s, in 10 frames"),
+        ("convert a.mp4 swap.mp4 model", 1, ""),
+        ("verify swap.mp4", 0, "says that it is synthetic"),
+        ("verify swap.mp4 a.mp4", 1, "carries no mark"),
+    ],
+)
+def test_commands_report_what_they_did(work, capsys, line, status, told):
+    assert run(line) == status
+    out, error = capsys.readouterr()
+    assert told in out
+    assert "Traceback" not in error and (status == 0 or out or error.count("\n") == 1)
+
+
+def as_program(*arguments, options=()):
     return subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "fsgan", *arguments],
+        [sys.executable, *options, "-m", "fsgan", *arguments],
         capture_output=True,
         text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
 
 
-def test_help_is_quick(files):
-    run = _run("--help")
-    assert run.returncode == 0
+def test_a_command_written_to_a_file_runs_as_a_program(work, capsys):
+    line = "convert a.mp4 program.mp4 model --settings.engine keras --end 0.2"
+    with pytest.raises(SystemExit) as stopped:
+        run(f"{line} --print_config")
+    assert stopped.value.code == 0
+    (work / "convert.yaml").write_text(capsys.readouterr().out)
+    done = as_program("-q", "convert", "--config", "convert.yaml")
+    assert done.returncode == 0
+    assert done.stdout.startswith("program.mp4: face in 5 of 5 frames")
+    assert done.stderr == ""
+    assert probe(work / "program.mp4").frame_count == 5
+
+
+def test_help_and_verify_start_nothing_slow(files):
+    helped = as_program("--help", options=("-X", "importtime"))
+    assert helped.returncode == 0
     for slow in ("numpy", "keras", "jsonargparse", "av"):
-        assert f" {slow}\n" not in run.stderr
-
-
-def test_the_package_runs_as_a_program_and_starts_no_network(files):
-    run = _run("verify", "plain.png")
-    assert run.returncode == 1
-    assert run.stdout.startswith("plain.png\n  metadata     none\n")
+        assert f" {slow}\n" not in helped.stderr
+    verified = as_program("verify", "plain.png", options=("-X", "importtime"))
+    assert verified.returncode == 1
+    assert verified.stdout.startswith("plain.png\n  metadata     none\n")
     for heavy in ("tensorflow", "keras", "torch", "jax"):
-        assert f" {heavy}\n" not in run.stderr
+        assert f" {heavy}\n" not in verified.stderr

@@ -17,7 +17,7 @@ PARAMETERS = {
         "ONE_PERSON": 10,
         "TWO_PEOPLE": 10,
         "MASK": 10,
-        "JUDGES": 10,
+        "DISCRIMINATORS": 10,
         "BATCH_SIZE": 2,
     },
     "01_extract_faces.ipynb": {"EVERY": 6},

@@ -1,277 +1,56 @@
-"""Makes the embedded sample footage, so that everything runs on nobody's own videos.
+"""The sample footage: two short clips that ship, so that everything runs at once."""
 
-Two public-domain portraits travel inside packages that are needed anyway: Grace
-Hopper (US Navy, with matplotlib) and Eileen Collins (NASA, with scikit-image). Each
-is brought to life: the camera drifts and zooms, the head leans on its neck while the
-shoulders stay, jaw, mouth corners, brows and eyes move, the light changes.
-
-One frame is one `cv2.remap`: for each output pixel the chain camera, neck, gestures
-says where in the portrait it comes from. Lengths are in face widths, measured from
-the middle between eyes and mouth, so that one table of gestures serves both faces.
-"""
-
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+import shutil
 from pathlib import Path
 
-import av
 import cv2
-import numpy as np
-from matplotlib.cbook import get_sample_data
-from moviepy import AudioClip, VideoClip
-from PIL import Image
-from skimage import data
 
-_RECIPE = 1  # Raise it when the footage changes, so that old clips are made again.
-_FACE_WIDTH = 0.35  # Of the height of the frame.
-_FACE_CENTRE = (0.5, 0.6)  # Of the width and the height of the frame.
-_NECK = np.array((0.0, 0.8))
-_HEAD_CENTRE = np.array((0.02, -0.32))
-_HEAD_RADII = np.array((0.8, 1.0))
-_HEAD_FALLOFF = 1.9  # Radii at which the portrait no longer follows the head.
-_FIELD_STEP = 8  # Pixels: the warp is smooth, so a coarse field is enough.
-_TONES = (220.0, 277.18, 329.63)  # Hz, an A major chord.
-_AUDIO_RATE = 44100
+from fsgan.assets import asset
+from fsgan.media.images import write_beside
+from fsgan.media.reader import probe, read_frames
+from fsgan.media.writer import VideoWriter
 
-# Where a gesture acts (x, y), how far it reaches (x, y), which way it pulls (x, y).
-_GESTURES = {
-    "jaw": (((0.0, 0.46), (0.30, 0.17), (0.0, 0.10)),),
-    "smile": (
-        ((-0.23, 0.24), (0.14, 0.11), (-0.055, -0.035)),
-        ((0.23, 0.24), (0.14, 0.11), (0.055, -0.035)),
-    ),
-    "brows": (
-        ((-0.25, -0.38), (0.18, 0.09), (0.0, -0.045)),
-        ((0.25, -0.38), (0.18, 0.09), (0.0, -0.045)),
-    ),
-    "squint": (
-        ((-0.25, -0.30), (0.16, 0.055), (0.0, 0.03)),
-        ((0.25, -0.30), (0.16, 0.055), (0.0, 0.03)),
-        ((-0.25, -0.19), (0.16, 0.055), (0.0, -0.03)),
-        ((0.25, -0.19), (0.16, 0.055), (0.0, -0.03)),
-    ),
-    "turn": (((0.0, 0.0), (0.30, 0.45), (0.06, 0.0)),),
-}
-
-
-@dataclass(frozen=True)
-class _Portrait:
-    """A photograph and where the face is in it, in its own pixels."""
-
-    image: np.ndarray
-    face_centre: tuple[float, float]
-    face_width: float
-
-
-def _hopper() -> _Portrait:
-    with get_sample_data("grace_hopper.jpg") as file:
-        image = np.asarray(Image.open(file).convert("RGB"))
-    return _Portrait(image, (264.0, 232.0), 173.0)
-
-
-def _collins() -> _Portrait:
-    return _Portrait(data.astronaut(), (224.0, 120.0), 83.0)
+_SECONDS, _SIZE = 8.0, (640, 360)  # of the clips that ship
 
 
 def make_sample_clips(
-    folder: str | Path,
-    *,
-    seconds: float = 8.0,
-    fps: int = 25,
-    size: tuple[int, int] = (640, 360),
-    seed: int = 0,
+    folder: str | Path, *, seconds: float = _SECONDS, size: tuple[int, int] = _SIZE
 ) -> tuple[Path, Path]:
-    """Makes two short clips of one moving face each, `a.mp4` and `b.mp4`.
+    """Puts two short clips of one moving face each into a folder.
 
     `a.mp4` shows Grace Hopper and has a sound track, `b.mp4` shows Eileen Collins and
-    is silent. Clips that already lie there with the same settings are kept.
+    is silent; 25 frames a second. Both are made from portraits in the
+    public domain by `tools/make_sample.py`.
 
     Args:
-        folder: Where the clips go; made if it does not exist.
-        seconds: Length of each clip, at least one frame.
-        fps: Frames a second, a whole number.
-        size: Width and height of the frames in pixels, both even and at least 64. The
-            face is about a third of the height wide.
-        seed: Of the movements; the same seed gives the same frames.
+        folder: where the clips go; made if it does not exist.
+        seconds: length of each clip, above 0, at most 8.
+        size: width and height in pixels.
 
     Returns:
-        The paths of `a.mp4` and `b.mp4` inside `folder`.
+        The paths of `a.mp4` and `b.mp4`.
 
     Raises:
-        ValueError: `seconds`, `fps`, `size` or `seed` is out of range.
+        ValueError: `seconds` is out of range.
         NotADirectoryError: `folder` is a file.
     """
     folder = Path(folder)
-    if fps != int(fps) or fps < 1:
-        raise ValueError(f"fps must be a whole number of at least 1, got {fps}")
-    if not round(seconds * fps) >= 1:
-        raise ValueError(f"seconds must last at least one frame, got {seconds}")
-    if len(size) != 2 or any(side < 64 or side % 2 for side in size):
-        raise ValueError(f"size must be two even numbers of at least 64, got {size}")
-    if seed != int(seed) or seed < 0:
-        raise ValueError(f"seed must be a whole number of at least 0, got {seed}")
-    if folder.exists() and not folder.is_dir():
+    if not 0 < seconds <= _SECONDS:
+        raise ValueError(f"seconds must be above 0, at most {_SECONDS}, got {seconds}")
+    if folder.is_file():
         raise NotADirectoryError(f"{folder} is a file; name a folder for the clips")
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = f"fsgan sample {_RECIPE}: {round(seconds * fps)} frames at {fps} fps"
-    settings += f", {size[0]}x{size[1]}, seed {seed}"
-    paths = folder / "a.mp4", folder / "b.mp4"
-    for index, (path, portrait) in enumerate(
-        zip(paths, (_hopper, _collins), strict=True)
-    ):
-        if _settings_of(path) == settings:
+    clips = folder / "a.mp4", folder / "b.mp4"
+    for clip in clips:
+        source = asset(f"sample/{clip.name}")
+        if (seconds, size) == (_SECONDS, _SIZE):
+            with write_beside(clip) as path:
+                shutil.copyfile(source, path)
             continue
-        frame_at = _animation(portrait(), size, np.random.default_rng((seed, index)))
-        frames = round(seconds * fps)
-        _write(path, frame_at, frames, fps, settings, with_sound=index == 0)
-    return paths
-
-
-def _settings_of(path: Path) -> str | None:
-    """The settings a clip was made with, as its comment tag tells."""
-    if not path.is_file():
-        return None
-    try:
-        with av.open(str(path)) as container:
-            return container.metadata.get("comment")
-    except av.error.FFmpegError:
-        return None
-
-
-def _write(
-    path: Path,
-    frame_at: Callable[[float], np.ndarray],
-    frames: int,
-    fps: int,
-    settings: str,
-    with_sound: bool,
-) -> None:
-    # moviepy writes int(duration * fps) frames: half a frame more survives rounding.
-    clip = VideoClip(frame_function=frame_at, duration=(frames + 0.5) / fps)
-    if with_sound:
-        clip = clip.with_audio(
-            AudioClip(_sound_at, duration=frames / fps, fps=_AUDIO_RATE)
+        writer = VideoWriter(
+            clip, *size, probe(source).fps, audio_from=source, end=seconds
         )
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        unfinished = Path(scratch, path.name)
-        clip.write_videofile(
-            unfinished,
-            fps=fps,
-            codec="libx264",
-            preset="veryfast",
-            audio_codec="aac",
-            audio_fps=_AUDIO_RATE,
-            temp_audiofile_path=scratch,
-            threads=2,
-            logger=None,
-            ffmpeg_params=[
-                *("-crf", "18", "-metadata", f"comment={settings}"),
-                *("-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"),
-                *("-colorspace", "bt709", "-color_primaries", "bt709"),
-                *("-color_trc", "bt709", "-color_range", "tv"),
-            ],
-        )
-        unfinished.replace(path)
-
-
-def _sound_at(seconds: float | np.ndarray) -> np.ndarray:
-    """A quiet chord that swells every two seconds, stereo."""
-    seconds = np.asarray(seconds)
-    swell = 0.5 - 0.5 * np.cos(np.pi * seconds)
-    chord = sum(np.sin(2 * np.pi * tone * seconds) for tone in _TONES)
-    return np.stack([0.05 * swell * chord] * 2, axis=-1)
-
-
-def _wave(rng: np.random.Generator) -> Callable[[float], float]:
-    """A smooth function of the seconds that wanders over [-1, 1]."""
-    periods = rng.uniform((3.0, 1.7), (5.0, 2.6))
-    phases = rng.uniform(0, 2 * np.pi, 2)
-
-    def value(seconds: float) -> float:
-        return float((0.65, 0.35) @ np.sin(2 * np.pi * seconds / periods + phases))
-
-    return value
-
-
-def _smooth_step(values: np.ndarray) -> np.ndarray:
-    values = np.clip(values, 0, 1)
-    return values * values * (3 - 2 * values)
-
-
-def _stage(
-    portrait: _Portrait, size: tuple[int, int]
-) -> tuple[np.ndarray, tuple[float, float], float]:
-    """The portrait in the frame's scale, its surroundings fading into a soft backdrop.
-
-    Returns:
-        The picture, and the centre and the width of the face in its pixels.
-    """
-    width = _FACE_WIDTH * size[1]
-    scale = width / portrait.face_width
-    resample = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    image = cv2.resize(portrait.image, None, fx=scale, fy=scale, interpolation=resample)
-    margin = max(size)
-    inside = np.pad(np.ones(image.shape[:2], np.uint8), margin)
-    image = cv2.copyMakeBorder(image, *[margin] * 4, cv2.BORDER_REPLICATE)
-    backdrop = cv2.GaussianBlur(image, (0, 0), 0.25 * width)
-    fade = cv2.distanceTransform(inside, cv2.DIST_L2, 5) / (0.15 * width)
-    alpha = _smooth_step(fade)[..., None]
-    image = np.round(alpha * image + (1 - alpha) * backdrop).astype(np.uint8)
-    centre = tuple(scale * side + margin for side in portrait.face_centre)
-    return image, centre, width
-
-
-def _animation(
-    portrait: _Portrait, size: tuple[int, int], rng: np.random.Generator
-) -> Callable[[float], np.ndarray]:
-    """The function from seconds to a frame, uint8 (height, width, 3), RGB."""
-    picture, centre, width = _stage(portrait, size)
-    zoom, pan_x, pan_y, lean, sway_x, sway_y, gain, warmth = (
-        _wave(rng) for _ in range(8)
-    )
-    gestures = [(_wave(rng), parts) for parts in _GESTURES.values()]
-    # One cell more on every side: resizing the field is not smooth along its edge.
-    columns, rows = (np.arange(-1, -(-side // _FIELD_STEP) + 1) for side in size)
-    grid = np.stack(np.meshgrid(columns, rows), axis=-1)
-    pixels = (grid + 0.5) * _FIELD_STEP - 0.5
-    origin = np.array(_FACE_CENTRE) * size
-
-    def frame_at(seconds: float) -> np.ndarray:
-        # The camera: from pixels of the frame to face widths around the face.
-        points = (pixels - origin) / (width * (1 + 0.13 * zoom(seconds)))
-        points += np.array((0.25 * pan_x(seconds), 0.10 * pan_y(seconds)))
-        # The neck: a turn about it, fading out around the head.
-        angle = np.deg2rad(12) * lean(seconds)
-        turn = np.array(
-            ((np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle)))
-        )
-        shift = (0.06 * sway_x(seconds), 0.04 * sway_y(seconds))
-        leant = (points - _NECK - shift) @ turn + _NECK
-        distance = np.linalg.norm((leant - _HEAD_CENTRE) / _HEAD_RADII, axis=-1)
-        follow = _smooth_step((_HEAD_FALLOFF - distance) / (_HEAD_FALLOFF - 1))
-        points = points + follow[..., None] * (leant - points)
-        # The gestures: each pulls its surroundings, so look up against the pull.
-        pull = np.zeros_like(points)
-        for wave, parts in gestures:
-            for place, reach, way in parts:
-                near = np.exp(-((((points - place) / reach) ** 2).sum(axis=-1)))
-                pull += (wave(seconds) * near)[..., None] * way
-        field = ((points - pull) * width + centre).astype(np.float32)
-        field = cv2.resize(field, None, fx=_FIELD_STEP, fy=_FIELD_STEP)
-        field = field[_FIELD_STEP:][: size[1], _FIELD_STEP:][:, : size[0]]
-        frame = cv2.remap(
-            picture, field, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-        )
-        colour = (
-            1 + 0.10 * gain(seconds) + 0.06 * warmth(seconds) * np.array((1, 0, -1))
-        )
-        return cv2.LUT(frame, _light(colour))
-
-    return frame_at
-
-
-def _light(factors: np.ndarray) -> np.ndarray:
-    """The table that multiplies each channel, uint8 (1, 256, 3)."""
-    table = np.arange(256)[None, :, None] * factors
-    return np.clip(np.round(table), 0, 255).astype(np.uint8)
+        with writer:
+            for frame in read_frames(source, end=seconds):
+                picture = cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA)
+                writer.write(picture)
+    return clips

@@ -132,27 +132,27 @@ def sign(
     """Signs a finished file, in place; nothing may change it after that.
 
     Args:
-        path: the file, of one of the kinds in `SIGNED_SUFFIXES`.
+        path: the file.
         title: name of the file to note; None notes that of `path`.
         certificate: your own chain, PEM, the signer's first, issued by another one for
             e-mail protection or document signing; None makes one for this file alone.
         private_key: the key of its first certificate, PEM, without a password.
 
     Returns:
-        Whether the file was signed; without c2pa-python, or where the format has no
-        place for a signature, it is left as it is and the log says so once.
+        Whether it was signed; if not, the log says why, once.
 
     Raises:
         FileNotFoundError: the file, the certificate or the key is missing.
         ValueError: the certificate or the key cannot be used, or the file is damaged.
-        OSError: the folder cannot be written to.
     """
     path = Path(path)
     _check_file(path)
     kind = path.suffix.lower()
-    if kind not in SIGNED_SUFFIXES or not installed():
-        without_place = f"{kind} has no place for one"
-        _log_unsigned(_NOT_INSTALLED if kind in SIGNED_SUFFIXES else without_place)
+    if kind not in SIGNED_SUFFIXES:
+        _log_unsigned(f"{kind} has no place for one")
+        return False
+    if not installed():
+        _log_unsigned(_NOT_INSTALLED)
         return False
     if (certificate is None) != (private_key is None):
         raise ValueError("certificate and private_key must be given together")
@@ -170,11 +170,7 @@ def sign(
 
 
 def check_certificate(certificate: str | Path, private_key: str | Path) -> None:
-    """Checks that a certificate of your own can sign, before the work starts.
-
-    Args:
-        certificate: chain, PEM, as `sign` takes it.
-        private_key: its key, PEM.
+    """Checks that a certificate and its key, as `sign` takes them, can sign.
 
     Raises:
         ImportError: c2pa-python is not installed.
@@ -200,7 +196,7 @@ def read_credentials(
         trusted: root certificates to trust, PEM; None trusts nobody.
 
     Returns:
-        What it says; None if there is none, or c2pa-python is not `installed`.
+        What it says; None: there is none, or c2pa-python is not `installed`.
 
     Raises:
         FileNotFoundError: the file, or `trusted`, is missing.
@@ -234,12 +230,9 @@ def _sign(
     source: BinaryIO, signed: BinaryIO, kind: str, title: str, chain: bytes, key: Any
 ) -> None:
     """Copies a file of a kind, such as ".mp4", with a manifest in it."""
-    algorithm = _ALGORITHMS.get(
-        key.curve.name if hasattr(key, "curve") else type(key).__name__
-    )
-    if algorithm is None:
-        names = "RSA, Ed25519, or P-256, P-384 or P-521"
-        raise ValueError(f"private_key must be of {names}")
+    kind_of_key = key.curve.name if hasattr(key, "curve") else type(key).__name__
+    if kind_of_key not in _ALGORITHMS:
+        raise ValueError("private_key must be RSA, Ed25519, P-256, P-384 or P-521")
     name, version = software().split(" ", 1)
     action = {
         "action": "c2pa.edited",
@@ -251,8 +244,7 @@ def _sign(
         "title": title,
         "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [action]}}],
     }
-    # None: no service stamps the time.
-    info = c2pa.C2paSignerInfo(algorithm, chain, _pem(key), None)
+    info = c2pa.C2paSignerInfo(_ALGORITHMS[kind_of_key], chain, _pem(key), None)
     try:
         with (
             c2pa.Signer.from_info(info) as signer,
@@ -286,16 +278,17 @@ def _parse(store: dict) -> Credentials:
 
 
 def _make_certificate() -> tuple[bytes, Any]:
-    """Makes a certificate for one file that names nobody, PEM, and its key.
-
-    It has the form of C2PA's profile, which refuses certificates that sign themselves:
-    another key, which is thrown away at once, issues it.
-    """
-
-    def named(text: str) -> "x509.Name":
-        organisation = x509.NameAttribute(NameOID.ORGANIZATION_NAME, "fsgan")
-        return x509.Name([organisation, x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
+    """Makes a certificate for one file that names nobody, PEM, and its key."""
+    issuer_name, subject_name = (
+        x509.Name(
+            [
+                x509.NameAttribute(NameOID.ORGANIZATION_NAME, "fsgan"),
+                x509.NameAttribute(NameOID.COMMON_NAME, name),
+            ]
+        )
+        for name in ("nobody", "key made for this file")
+    )
+    # C2PA refuses certificates that sign themselves: a second key issues it.
     key, issuer = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     usage = x509.KeyUsage(True, *[False] * 8)  # digital signatures, nothing else
     purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION])
@@ -303,8 +296,8 @@ def _make_certificate() -> tuple[bytes, Any]:
     now = datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder()
-        .issuer_name(named("nobody"))
-        .subject_name(named("key made for this file"))
+        .issuer_name(issuer_name)
+        .subject_name(subject_name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
@@ -326,19 +319,14 @@ def _load_certificate(certificate: Path, private_key: Path) -> tuple[bytes, Any]
         key = serialization.load_pem_private_key(private_key.read_bytes(), None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ValueError(
-            f"{private_key} holds no key that can be read; give a PEM file without a "
-            "password"
+            f"{private_key} holds no key; give a PEM file without a password"
         ) from error
     if key.public_key() != chain[0].public_key():
-        raise ValueError(
-            f"{private_key} is not the key of {certificate}; give the two that belong "
-            "together"
-        )
+        raise ValueError(f"{private_key} is not the key of {certificate}")
     first, last = chain[0].not_valid_before_utc, chain[0].not_valid_after_utc
     if not first <= datetime.now(UTC) <= last:
         raise ValueError(
-            f"{certificate} is valid from {first:%Y-%m-%d} to {last:%Y-%m-%d} only; "
-            "renew it"
+            f"{certificate} is valid from {first.date()} to {last.date()}: renew it"
         )
     return b"".join(map(_pem, chain)), key
 
@@ -349,9 +337,7 @@ def _read_chain(path: Path) -> "list[x509.Certificate]":
     try:
         return x509.load_pem_x509_certificates(path.read_bytes())
     except ValueError as error:
-        raise ValueError(
-            f"{path} holds no certificate that can be read; give a PEM file"
-        ) from error
+        raise ValueError(f"{path} holds no certificate; give a PEM file") from error
 
 
 def _pem(item: Any) -> bytes:

@@ -45,10 +45,7 @@ def video_metadata() -> dict[str, str]:
 
     Returns:
         `comment` (a plain sentence), `software` (name and version),
-        `DigitalSourceType` (IPTC's address for composites with trained models) and
-        `date` (now, ISO 8601, UTC).
-
-    Source: IPTC Digital Source Type NewsCodes.
+        `DigitalSourceType` (IPTC's address) and `date` (now, ISO 8601, UTC).
     """
     return {
         "comment": STATEMENT,
@@ -119,23 +116,20 @@ def _label(text: str, height: int, width: int) -> np.ndarray:
 def write_sidecar(path: str | Path, source: str | Path | None, settings: dict) -> Path:
     """Writes the marks beside a finished output, as `<name>.synthetic.json`.
 
-    Encoding a file anew loses what is in it; this file stays. Write it last, when the
-    output has its marks, its signature and its name.
+    Encoding a file anew loses what is in it; this file stays.
 
     Args:
-        path: the output; or the folder of an image sequence.
+        path: the output, marked, signed and named; or a folder of pictures.
         source: what it was made of, of which the name alone is noted; None: unknown.
-        settings: how it was made. Where certificate and key lie is left out; what JSON
-            does not know is noted as text.
+        settings: how it was made; where certificate and key lie is left out.
 
     Returns:
-        The file: `video_metadata`, and `file` (name), `sha256` (of the output; of a
-        folder, that of the text `sha256sum` prints of its pictures in the order of
-        their names), `source` and `settings`.
+        The file: `video_metadata`, and `file` (name), `sha256` (of a folder, that of
+        the text `sha256sum` prints of its pictures in the order of their names),
+        `source` and `settings`.
 
     Raises:
         FileNotFoundError: nothing is at `path`, or the folder holds no picture.
-        OSError: the folder cannot be written to.
     """
     path = Path(path)
     record = video_metadata() | {
@@ -160,10 +154,7 @@ def sidecar_path(path: str | Path) -> Path:
 
 
 def read_sidecar(path: str | Path) -> tuple[dict, bool] | None:
-    """Reads what `write_sidecar` wrote, and sees whether it speaks of this very file.
-
-    Args:
-        path: the output, a file or a folder.
+    """Reads what `write_sidecar` wrote for an output.
 
     Returns:
         The record and whether the output is, byte for byte, the one it was written for;
@@ -196,13 +187,9 @@ def _digest(path: Path) -> str:
 def read_marks(path: str | Path) -> dict[str, str]:
     """Reads back the marks of a picture, a video or a folder of pictures.
 
-    Args:
-        path: picture (by its suffix, `images.IMAGE_SUFFIXES`), video file, or folder.
-
     Returns:
-        Those of the keys of `video_metadata` that the file carries, in its tags or its
-        XMP packet; of a folder, those of the first picture that does not say that it is
-        synthetic, else of the first. Empty if there are none.
+        Those of the keys of `video_metadata` that the file carries; of a folder, those
+        of the first picture that does not say that it is synthetic, else of the first.
 
     Raises:
         FileNotFoundError: nothing is at `path`, or the folder holds no picture.
@@ -221,9 +208,7 @@ def read_marks(path: str | Path) -> dict[str, str]:
             # Matroska writes its keys in capitals.
             found = {key.lower(): text for key, text in container.metadata.items()}
     except (UnidentifiedImageError, Image.DecompressionBombError, FFmpegError) as error:
-        raise ValueError(
-            f"{path} is neither a picture nor a video that can be read"
-        ) from error
+        raise ValueError(f"{path} is neither a picture nor a video") from error
     return {name: found[name.lower()] for name in _XMP_NAMES if name.lower() in found}
 
 
@@ -337,10 +322,8 @@ def verify(path: str | Path, *, trusted: str | Path | None = None) -> Verificati
         was tampered with; else None if a picture has none; else that of the first.
 
     Raises:
-        FileNotFoundError: nothing is at `path`, the folder holds no picture, or
-            `trusted` is missing.
-        ValueError: the file is neither a picture nor a video, or its sidecar is
-            damaged.
+        FileNotFoundError: nothing is at `path`, a folder is empty, or no `trusted`.
+        ValueError: it is neither a picture nor a video, or its sidecar is damaged.
     """
     path = Path(path)
     marks = read_marks(path)

@@ -26,6 +26,7 @@ import keras
 import numpy as np
 from keras import KerasTensor as Tensor
 from keras import ops
+from make_sample import make_clips
 from mtcnn import MTCNN
 from skimage.data import astronaut
 
@@ -39,7 +40,6 @@ from fsgan import (
 )
 from fsgan.data.augmentation import sample
 from fsgan.data.dataset import FaceSet, make_batch
-from fsgan.data.sample import make_sample_clips
 from fsgan.faces.detector import FaceDetector
 from fsgan.faces.geometry import crop_matrix
 from fsgan.media.reader import probe, read_frames
@@ -212,14 +212,14 @@ def bench_conversion(folder: Path) -> None:
     save_model(model_dir, "standard")
     for width, height, seconds in CLIPS:
         clips = folder / str(height)
-        clip, _ = make_sample_clips(clips, seconds=seconds, size=(width, height))
+        clip, _ = make_clips(clips, seconds=seconds, size=(width, height))
         name = f"conversion, {width}x{height}, 64 standard, "
         base, megabytes = measured("frame_by_frame", clip, model_dir)
         report(name + "frame by frame", base, "frames/s", base, megabytes)
         fps, megabytes = measured("convert", clip, model_dir)
         report(name + "convert_video", fps, "frames/s", base, megabytes)
     for seconds in (12.0, 120.0):  # 300 and 3000 frames
-        clip, _ = make_sample_clips(folder / "long", seconds=seconds, size=(320, 180))
+        clip, _ = make_clips(folder / "long", seconds=seconds, size=(320, 180))
         fps, megabytes = measured("convert", clip, folder / "lite")
         name = f"conversion, 320x180, 64 lite, {25 * seconds:.0f} frames"
         report(name, fps, "frames/s", None, megabytes)
