@@ -22,9 +22,9 @@ FRAMES = 13
 @pytest.fixture(autouse=True, scope="module")
 def one_set_of_networks(detector):
     """Loading them takes longer than searching a picture."""
-    networks = detector._cascade
+    networks = detector._networks
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extract.FaceDetector, "_cascade", networks)
+        patch.setattr(extract.FaceDetector, "_networks", networks)
         yield
 
 

@@ -22,14 +22,9 @@ from fsgan.faces.geometry import (
 # and `landmarks_match_mtcnn(image, src, tar)` on crops of scikit-image's astronaut, by
 # OpenCV 4. Its landmarks are (row, column); its results in cases BUG_* are wrong.
 GOLDEN = np.load(Path(__file__).parent / "golden" / "geometry.npz")
-UMEYAMA_CASES = sorted(
-    name.removeprefix("umeyama_").removesuffix("_src")
-    for name in GOLDEN.files
-    if name.startswith("umeyama_") and name.endswith("_src")
-)
-RIGHT_CASES = [c for c in UMEYAMA_CASES if "BUG" not in c and "nan" not in c]
-WRONG_CASES = [c for c in UMEYAMA_CASES if "BUG" in c]
-LANDMARK_CASES = ["square", "nonsquare", "fractional"]
+CASES = sorted(name[8:-4] for name in GOLDEN.files if name.endswith("_src"))
+RIGHT_CASES = [case for case in CASES if "BUG" not in case and "nan" not in case]
+WRONG_CASES = [case for case in CASES if "BUG" in case]
 
 
 def similarity(angle: float, scale: float, shift: tuple[float, float]) -> np.ndarray:
@@ -45,39 +40,28 @@ def smooth_image(height: int, width: int) -> np.ndarray:
     return (127.5 + 120 * np.stack(channels, axis=-1)).astype(np.float32)
 
 
+def golden_landmarks(case: str) -> list[np.ndarray]:
+    """The landmarks before and after, (x, y)."""
+    names = (f"landmarks_{case}_{side}_landmarks" for side in ("src", "tar"))
+    return [GOLDEN[name][:, ::-1].astype(float) for name in names]
+
+
 # Boxes
 
 
-@pytest.mark.parametrize(
-    ("box", "overlap"),
-    [
-        ((0, 0, 10, 10), 1.0),
-        ((5, 0, 15, 10), 50 / 150),
-        ((2, 2, 4, 7), 10 / 100),
-        ((10, 0, 20, 10), 0.0),
-        ((30, 40, 35, 60), 0.0),
-    ],
-)
-def test_overlap_is_intersection_over_union(box, overlap):
-    one = np.array([[0.0, 0.0, 10.0, 10.0]])
-    assert intersection_over_union(one, np.array([box]))[0, 0] == pytest.approx(overlap)
-
-
-def test_overlap_of_lists_is_a_table_and_of_empty_lists_an_empty_one():
-    boxes = np.array([[0, 0, 2, 2], [1, 0, 3, 2], [9, 9, 10, 10]])
-    table = intersection_over_union(boxes, boxes[:2])
-    np.testing.assert_allclose(table, [[1, 1 / 3], [1 / 3, 1], [0, 0]])
-    assert intersection_over_union(np.array([]), boxes).shape == (0, 3)
-    assert intersection_over_union(boxes, np.array([])).shape == (3, 0)
-
-
-def test_the_size_of_a_face_is_the_shorter_side_of_its_box():
-    assert Face(np.array([10, 20, 40.5, 90]), np.zeros((5, 2)), 1.0).size == 30.5
+def test_overlap_is_a_table_of_intersection_over_union():
+    boxes = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [2, 2, 4, 7], [10, 0, 20, 10]])
+    expected = [[1, 50 / 150, 10 / 100, 0], [50 / 150, 1, 0, 50 / 150]]
+    np.testing.assert_allclose(intersection_over_union(boxes[:2], boxes), expected)
+    assert intersection_over_union(np.array([]), boxes).shape == (0, 4)
+    assert intersection_over_union(boxes, np.array([])).shape == (4, 0)
 
 
 def test_faces_in_a_list_are_compared_without_their_arrays():
-    one, other = (Face(np.zeros(4), np.zeros((5, 2)), 1.0) for _ in range(2))
-    assert other in [one, other]
+    one, other = (
+        Face(np.array([10, 20, 40.5, 90]), np.zeros((5, 2)), 1.0) for _ in range(2)
+    )
+    assert one.size == 30.5
     assert [one, other].index(other) == 1
     assert one != other
     assert len({one, other}) == 2
@@ -103,42 +87,35 @@ def test_the_fit_is_a_proper_similarity_where_the_original_is_wrong(case):
     np.testing.assert_allclose(
         matrix[:, :2] @ matrix[:, :2].T, scale**2 * np.eye(2), atol=1e-9
     )
-
-    def squared_error(candidate):
-        return np.sum((transform_points(source, candidate) - target) ** 2)
-
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        angle, growth, *shift = rng.normal(0, (3, 0.02, 0.1, 0.1))
-        turn = similarity(angle, 1 + growth, shift)
-        other = turn[:, :2] @ matrix
-        other[:, 2] += turn[:, 2]
-        assert squared_error(matrix) <= squared_error(other) + 1e-9
+    theirs = GOLDEN[f"umeyama_{case}_T"]
+    ours, theirs = (
+        np.sum((transform_points(source, x[:2]) - target) ** 2)
+        for x in (matrix, theirs)
+    )
+    assert ours < theirs
 
 
-@pytest.mark.parametrize("case", LANDMARK_CASES)
+@pytest.mark.parametrize("case", ["square", "nonsquare", "fractional"])
 def test_the_fit_reproduces_the_alignment_matrices_of_the_original(case):
-    # The original's landmarks are whole (row, column) pairs.
-    source = GOLDEN[f"landmarks_{case}_src_landmarks"][:, ::-1].astype(float)
-    target = GOLDEN[f"landmarks_{case}_tar_landmarks"][:, ::-1].astype(float)
+    source, target = golden_landmarks(case)
     forth, back = (GOLDEN[f"landmarks_{case}_{n}"] for n in ("M", "M_reverse"))
     np.testing.assert_allclose(fit_similarity(source, target), forth, atol=1e-9)
     np.testing.assert_allclose(fit_similarity(target, source), back, atol=1e-9)
 
 
-@pytest.mark.parametrize("angle", [0, 17, 90, 180, -135])
-@pytest.mark.parametrize("scale", [0.05, 1, 7])
+@pytest.mark.parametrize(("angle", "scale"), [(0, 7), (17, 0.05), (180, 7), (-135, 1)])
 def test_the_fit_recovers_a_known_similarity(angle, scale):
     known = similarity(angle, scale, (31.5, -8.25))
     points = MEAN_LANDMARKS * 100
-    fitted = fit_similarity(points, transform_points(points, known))
-    np.testing.assert_allclose(fitted, known, atol=1e-9)
+    moved = transform_points(points, known)
+    np.testing.assert_allclose(fit_similarity(points, moved), known, atol=1e-9)
+    back = transform_points(moved, invert(known))
+    np.testing.assert_allclose(back, points, atol=1e-9)
 
 
-@pytest.mark.parametrize("points", [np.ones((5, 2)), np.full((2, 2), 7.5)])
-def test_points_that_coincide_are_refused(points):
+def test_points_that_coincide_are_refused():
     with pytest.raises(ValueError, match="landmarks coincide"):
-        fit_similarity(points, MEAN_LANDMARKS[: len(points)])
+        fit_similarity(np.ones((5, 2)), MEAN_LANDMARKS)
 
 
 # The crop
@@ -146,8 +123,7 @@ def test_points_that_coincide_are_refused(points):
 
 def test_the_crop_puts_the_mean_shape_where_it_belongs():
     # The square from pixel edge (99.5, 49.5) with a side of 64 pixels.
-    landmarks = MEAN_LANDMARKS * 64 + (99.5, 49.5)
-    matrix = crop_matrix(landmarks, 256)
+    matrix = crop_matrix(MEAN_LANDMARKS * 64 + (99.5, 49.5), 256)
     np.testing.assert_allclose(matrix[:, :2], 4 * np.eye(2), atol=1e-9)
     edges = np.array([[99.5, 49.5], [99.5 + 64, 49.5 + 64]])
     np.testing.assert_allclose(
@@ -160,27 +136,17 @@ def test_the_crop_puts_the_mean_shape_where_it_belongs():
 def test_coverage_is_the_share_of_the_width_that_is_shown(coverage, size):
     landmarks = transform_points(MEAN_LANDMARKS * 90, similarity(20, 1, (50, 60)))
     whole, part = crop_matrix(landmarks, size), crop_matrix(landmarks, size, coverage)
-    edge = size / 2 * coverage
-    middle = (size - 1) / 2
+    edge, middle = size / 2 * coverage, (size - 1) / 2
     shown = np.array([[middle - edge, middle - edge], [middle + edge, middle]])
     in_part = transform_points(transform_points(shown, invert(whole)), part)
     expected = [[-0.5, -0.5], [size - 0.5, middle]]
     np.testing.assert_allclose(in_part, expected, atol=1e-9)
 
 
-def test_there_and_back_is_where_we_were():
-    matrix = similarity(33, 0.7, (5, -3))
-    points = np.random.default_rng(1).uniform(-50, 500, (20, 2))
-    back = transform_points(transform_points(points, matrix), invert(matrix))
-    np.testing.assert_allclose(back, points, atol=1e-9)
-
-
 def test_pixel_centres_lie_on_whole_numbers():
     image = np.random.default_rng(2).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(
-        align(image[:32, :32], np.eye(2, 3), 32), image[:32, :32]
-    )
     shifted = align(image, similarity(0, 1, (-7, -3)), 32)
+    assert shifted.dtype == np.uint8
     np.testing.assert_array_equal(shifted, image[3:35, 7:39])
     # At half the size a pixel is the mean of four, when edges lie on edges.
     halved = align(image.astype(np.float32), similarity(0, 0.5, (-0.25, -0.25)), 20)
@@ -189,17 +155,15 @@ def test_pixel_centres_lie_on_whole_numbers():
 
 
 def test_the_aligned_picture_is_the_original_s_away_from_the_border():
-    source = GOLDEN["landmarks_square_src_landmarks"][:, ::-1].astype(float)
-    target = GOLDEN["landmarks_square_tar_landmarks"][:, ::-1].astype(float)
     image, aligned = (GOLDEN[f"landmarks_square_{n}"] for n in ("image", "aligned"))
-    ours = align(image, fit_similarity(source, target), 100)
+    ours = align(image, fit_similarity(*golden_landmarks("square")), 100)
     difference = np.abs(ours.astype(int) - aligned)[8:-8, 8:-8]
     # OpenCV 5 differs from the original's 4 by up to 3 levels.
     assert difference.max() <= 3
     assert difference.mean() < 0.2
 
 
-@pytest.mark.parametrize("scale", [0.5, 0.3, 0.2, 0.1, 0.05])
+@pytest.mark.parametrize("scale", [0.5, 0.2, 0.05])
 @pytest.mark.parametrize("period", [2, 3])
 def test_fine_stripes_become_gray_when_the_crop_is_smaller(period, scale):
     side = int(70 / scale)
@@ -216,10 +180,8 @@ def test_aligning_and_back_returns_the_picture(angle, side):
     frame = smooth_image(900, 1000)
     turn = similarity(angle, side, (0, 0))
     centre = np.array([500.0, 450.0]) - transform_points(np.full((1, 2), 0.5), turn)[0]
-    landmarks = transform_points(MEAN_LANDMARKS, turn) + centre
-    matrix = crop_matrix(landmarks, 256)
-    crop = align(frame, matrix, 256)
-    back = warp(crop, invert(matrix), (1000, 900))
+    matrix = crop_matrix(transform_points(MEAN_LANDMARKS, turn) + centre, 256)
+    back = warp(align(frame, matrix, 256), invert(matrix), (1000, 900))
     inside = cv2.warpAffine(np.ones((256, 256), np.uint8), invert(matrix), (1000, 900))
     inside = cv2.erode(inside, np.ones((9, 9))) > 0
     assert inside.sum() > 0.5 * side**2
@@ -229,18 +191,9 @@ def test_aligning_and_back_returns_the_picture(angle, side):
 def test_beyond_the_frame_its_border_is_repeated():
     frame = smooth_image(120, 100)
     # The face's square reaches 32 pixels beyond the left border.
-    matrix = crop_matrix(MEAN_LANDMARKS * 64 + (-32.5, 19.5), 64)
-    crop = align(frame, matrix, 64)
-    np.testing.assert_allclose(crop[:, 32:], frame[20:84, :32], atol=1e-3)
-    expected = np.repeat(frame[20:84, :1], 32, axis=1)
-    np.testing.assert_allclose(crop[:, :32], expected, atol=1e-3)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_a_crop_keeps_the_type_of_its_picture(dtype):
-    crop = align(np.zeros((50, 60, 3), dtype), similarity(0, 0.3, (0, 0)), 16)
-    assert crop.dtype == dtype
-    assert crop.shape == (16, 16, 3)
+    crop = align(frame, crop_matrix(MEAN_LANDMARKS * 64 + (-32.5, 19.5), 64), 64)
+    expected = np.pad(frame[20:84, :32], ((0, 0), (32, 0), (0, 0)), "edge")
+    np.testing.assert_allclose(crop, expected, atol=1e-3)
 
 
 def test_one_channel_warps_like_three():

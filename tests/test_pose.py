@@ -55,14 +55,19 @@ def test_the_head_is_the_mean_shape_with_a_nose():
 
 
 @pytest.mark.parametrize("pose", POSES)
-def test_known_angles_come_back(pose):
-    np.testing.assert_allclose(estimate_head_pose(seen(turned(*pose))), pose, atol=1e-3)
+def test_known_angles_come_back_near_and_far_and_in_a_mirror(pose):
+    head = turned(*pose)
+    np.testing.assert_allclose(estimate_head_pose(seen(head)), pose, atol=1e-3)
+    far = head[:, :2] * 250 + (1500, -80)  # parallel rays
+    np.testing.assert_allclose(estimate_head_pose(far), pose, atol=0.7)
+    mirrored = far[[1, 0, 2, 4, 3]] * (-1, 1)
+    expected = estimate_head_pose(far) * (-1, -1, 1)
+    np.testing.assert_allclose(estimate_head_pose(mirrored), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("pose", POSES)
-def test_a_camera_far_away_changes_little(pose):
-    points = turned(*pose)[:, :2] * 250
-    np.testing.assert_allclose(estimate_head_pose(points), pose, atol=0.7)
+def test_a_profile_has_an_answer():
+    pose = estimate_head_pose(seen(turned(0, 88, 0)))
+    np.testing.assert_allclose(pose, (0, 88, 0), atol=0.01)
 
 
 def test_signs_are_those_of_the_picture():
@@ -77,38 +82,11 @@ def test_signs_are_those_of_the_picture():
     assert (estimate_head_pose(leant) - level)[0] > 1.5
 
 
-def test_place_and_size_do_not_matter():
-    points = turned(10, 20, -15)[:, :2]
-    expected = estimate_head_pose(points)
-    np.testing.assert_allclose(
-        estimate_head_pose(points * 900 + (1500, -80)), expected, atol=1e-4
-    )
-
-
-def test_a_mirror_turns_roll_and_yaw_about():
-    points = turned(10, 20, -15)[:, :2]
-    mirrored = points[[1, 0, 2, 4, 3]] * (-1, 1)
-    np.testing.assert_allclose(
-        estimate_head_pose(mirrored),
-        estimate_head_pose(points) * (-1, -1, 1),
-        atol=1e-3,
-    )
-
-
-def test_a_profile_has_an_answer():
-    np.testing.assert_allclose(
-        estimate_head_pose(seen(turned(0, 88, 0))), (0, 88, 0), atol=0.01
-    )
-    assert abs(estimate_head_pose(turned(0, 80, 0)[:, :2])[1] - 80) < 2
-
-
 @pytest.mark.parametrize(
     ("points", "reason"),
     [
         (np.zeros((4, 2)), r"must be 5 finite points \(x, y\), got"),
-        (np.zeros((5, 3)), "must be 5 finite points"),
         (np.full((5, 2), np.nan), "must be 5 finite points"),
-        (np.full((5, 2), 7.0), "lie on one line"),
         (np.arange(5)[:, None] * (3.0, 1.0), "lie on one line"),
     ],
 )

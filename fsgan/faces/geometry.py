@@ -28,26 +28,20 @@ Source: faceswap-GAN v2.2 (2018).
 class Face:
     """A face found in a frame.
 
-    Attributes:
-        box: float (4,), (left, top, right, bottom) in pixels of the frame.
-        landmarks: float (5, 2), (x, y) pixels of the frame: left eye, right eye (as
-            seen in the image), nose, left mouth corner, right mouth corner.
-        confidence: the detector's score in [0, 1].
-        track: number of the face in its video; None where it is not tracked.
-        run: number of the stretch of the track without a jump.
+    The five points are left eye, right eye (as seen in the image), nose, left and right
+    corner of the mouth.
     """
 
-    box: np.ndarray
-    landmarks: np.ndarray
-    confidence: float
-    track: int | None = None
-    run: int | None = None
+    box: np.ndarray  # float (4,), (left, top, right, bottom), pixels of the frame
+    landmarks: np.ndarray  # float (5, 2), (x, y), likewise
+    confidence: float  # the detector's score in [0, 1]
+    track: int | None = None  # number of the face in its video, where it is tracked
+    run: int | None = None  # number of the stretch of the track without a jump
 
     @property
     def size(self) -> float:
         """The shorter side of the box in pixels."""
-        left, top, right, bottom = self.box
-        return float(min(right - left, bottom - top))
+        return float(min(self.box[2:] - self.box[:2]))
 
 
 def intersection_over_union(boxes_a: np.ndarray, boxes_b: np.ndarray) -> np.ndarray:
@@ -55,15 +49,15 @@ def intersection_over_union(boxes_a: np.ndarray, boxes_b: np.ndarray) -> np.ndar
 
     Args:
         boxes_a: float (n, 4), (left, top, right, bottom).
-        boxes_b: float (m, 4), (left, top, right, bottom).
+        boxes_b: float (m, 4), likewise.
 
     Returns:
-        float (n, m), intersection area over union area, in [0, 1].
+        float (n, m), in [0, 1].
     """
     a = np.reshape(boxes_a, (-1, 1, 4)).astype(float)
     b = np.reshape(boxes_b, (1, -1, 4)).astype(float)
-    corner = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    intersection = np.prod(np.maximum(corner, 0), axis=-1)
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    intersection = np.prod(np.maximum(sides, 0), axis=-1)
     area_a, area_b = (np.prod(x[..., 2:] - x[..., :2], axis=-1) for x in (a, b))
     return intersection / (area_a + area_b - intersection)
 
@@ -99,8 +93,7 @@ def crop_matrix(
         landmarks: float (5, 2), (x, y) pixels of the frame.
         size: side of the crop in pixels.
         coverage: share of the full crop's width that is shown, in (0, 1], about its
-            centre. 1 is the crop that `fsgan.extract_faces` saves; the networks see
-            the `coverage` of `fsgan.ModelConfig`.
+            centre, as of `fsgan.ModelConfig`; `fsgan.extract_faces` saves all of it.
 
     Returns:
         float64 (2, 3) matrix from frame pixels to crop pixels.
@@ -114,34 +107,17 @@ def crop_matrix(
 
 
 def invert(matrix: np.ndarray) -> np.ndarray:
-    """Inverts a 2x3 affine matrix.
-
-    Args:
-        matrix: float (2, 3).
-
-    Returns:
-        float64 (2, 3), the affine map in the other direction.
-    """
+    """Inverts an affine matrix, float (2, 3); the inverse is float64 (2, 3)."""
     return cv2.invertAffineTransform(np.asarray(matrix, np.float64))
 
 
 def transform_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Moves points by an affine matrix.
-
-    Args:
-        points: float (n, 2), (x, y).
-        matrix: float (2, 3).
-
-    Returns:
-        float64 (n, 2), (x, y).
-    """
+    """Moves points (n, 2), (x, y), by an affine matrix (2, 3); gives float64 (n, 2)."""
     return np.asarray(points, np.float64) @ matrix[:, :2].T + matrix[:, 2]
 
 
 def align(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
-    """Warps a frame to a square crop, in one step and without aliasing.
-
-    Pixels outside the frame repeat its border.
+    """Warps a frame to a square crop; pixels outside the frame repeat its border.
 
     Args:
         image: uint8 or float32 (height, width, channels).
@@ -169,8 +145,8 @@ def warp(
         image: uint8 or float32 (height, width, channels).
         matrix: float (2, 3), pixels of `image` to pixels of the result.
         extent: (width, height) of the result in pixels.
-        interpolation: OpenCV's name of it.
-        border: OpenCV's name of what lies outside the image.
+        interpolation: one of OpenCV's constants.
+        border: another one, of what lies outside the image.
 
     Returns:
         The warped image, dtype of `image`, (height, width, channels); one channel
@@ -178,14 +154,10 @@ def warp(
     """
     scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
     fine = max(1, int(np.ceil(0.75 / scale)))
-    finer = np.array([[fine, 0, (fine - 1) / 2], [0, fine, (fine - 1) / 2], [0, 0, 1]])
-    warped = cv2.warpAffine(
-        image,
-        (finer @ np.vstack([matrix, [0, 0, 1]]))[:2],
-        (extent[0] * fine, extent[1] * fine),
-        flags=interpolation,
-        borderMode=border,
-    )
+    finer = fine * np.asarray(matrix, np.float64)
+    finer[:, 2] += (fine - 1) / 2  # centres of pixels, not their corners
+    size = (extent[0] * fine, extent[1] * fine)
+    warped = cv2.warpAffine(image, finer, size, flags=interpolation, borderMode=border)
     if fine > 1:
         warped = cv2.resize(warped, extent, interpolation=cv2.INTER_AREA)
     return warped

@@ -117,7 +117,7 @@ class Identity:
         load_network()
         if isinstance(reference, str | Path):
             if not Path(reference).is_dir():
-                return cls(embed(_face_of(reference)[None]))
+                return cls(embed([_face_of(reference)]))
             files = evenly(list_images(reference), max_crops)
             reference = [read_image(path) for path in files]
         crops = evenly(reference, max_crops)
@@ -128,7 +128,7 @@ class Identity:
     def choose(
         self,
         tracks: Sequence[np.ndarray],
-        spans: Sequence[tuple[int, int]] | None = None,
+        spans: Sequence[tuple[int, int]],
     ) -> list[bool]:
         """Decides which tracks of one clip show the person.
 
@@ -139,31 +139,23 @@ class Identity:
         Args:
             tracks: crops of each track, as of `embed`, n >= 1; eight are enough.
             spans: first and last frame of each track; of tracks with a frame in common
-                one at most is the person. None ignores when they are seen.
+                one at most is the person.
 
         Returns:
             For each track whether it is the person. None is where it cannot be told: a
             warning says why.
-
-        Raises:
-            ValueError: spans and tracks differ in number.
         """
-        if spans is not None and len(spans) != len(tracks):
-            raise ValueError(
-                f"spans must be one for each of {len(tracks)} tracks, got {len(spans)}"
-            )
         if not len(tracks):
             return []
         embedded = [embed(track) for track in tracks]
-        scores = np.array([np.median(_nearest(x, self.embeddings)) for x in embedded])
+        scores = _similarities(embedded, self.embeddings)
         best = int(np.argmax(scores))
-        alike = np.array([np.median(_nearest(x, embedded[best])) for x in embedded])
-        same = np.maximum(scores, alike) >= SAME_PERSON
-        same[best] = True
+        alike = np.maximum(scores, _similarities(embedded, embedded[best]))
         chosen: list[int] = []
-        for track in np.argsort(-scores):
-            if same[track] and not _overlaps(track, chosen, spans):
-                chosen.append(int(track))
+        for track in np.argsort(-scores).tolist():
+            same = track == best or alike[track] >= SAME_PERSON
+            if same and not any(_overlap(spans[track], spans[i]) for i in chosen):
+                chosen.append(track)
         rest = np.delete(scores, chosen)
         doubt = None
         if scores[best] < OTHER_PERSON:
@@ -184,27 +176,21 @@ class Identity:
 
 def _chip(crop: np.ndarray) -> np.ndarray:
     """The square that the network sees, RGB uint8 (150, 150, 3), of an aligned crop."""
-    size = len(crop)
-    scale = _CHIP_SIZE / (_CHIP_SIDE * size)
-    # A share s of the side lies at pixel s * size - 0.5.
-    shift = (_CHIP_SIZE - 1) / 2 - scale * (_CHIP_CENTRE * size - 0.5)
+    scale = _CHIP_SIZE / (_CHIP_SIDE * len(crop))
+    # A share s of the side lies at pixel s * len(crop) - 0.5.
+    shift = (_CHIP_SIZE - 1) / 2 - scale * (_CHIP_CENTRE * len(crop) - 0.5)
     matrix = np.column_stack([scale * np.eye(2), shift])
     return warp(crop, matrix, (_CHIP_SIZE, _CHIP_SIZE))
 
 
-def _nearest(faces: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Similarity of each face with the nearest of those known."""
-    return (faces @ known.T).max(axis=1)
+def _similarities(tracks: list[np.ndarray], known: np.ndarray) -> np.ndarray:
+    """Of each track the median similarity of its faces with the nearest one known."""
+    return np.array([np.median((faces @ known.T).max(axis=1)) for faces in tracks])
 
 
-def _overlaps(
-    track: int, others: list[int], spans: Sequence[tuple[int, int]] | None
-) -> bool:
-    """Whether a track has a frame in common with one of the others."""
-    return spans is not None and any(
-        spans[track][0] <= spans[other][1] and spans[other][0] <= spans[track][1]
-        for other in others
-    )
+def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two tracks have a frame in common."""
+    return one[0] <= other[1] and other[0] <= one[1]
 
 
 def _face_of(path: str | Path) -> np.ndarray:

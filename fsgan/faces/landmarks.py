@@ -24,12 +24,10 @@ class LandmarkDetector:
         """Loads the network.
 
         Args:
-            download: lets the package download its weights (about 100 MB) when they are
-                neither in `weights/` nor in its own cache.
+            download: lets the package fetch its weights, 100 MB, where none are found.
 
         Raises:
-            FileNotFoundError: the package or its weights are missing; the sentence
-                says what to do.
+            FileNotFoundError: the package or its weights are missing.
             ValueError: the weight file is damaged.
         """
         if importlib.util.find_spec("face_alignment") is None:
@@ -58,7 +56,6 @@ class LandmarkDetector:
                 device="cuda" if torch.cuda.is_available() else "cpu",
                 face_detector="folder",  # the only one without weights; never asked
                 compile=False,
-                # On a CPU a batch only takes more memory.
                 max_batch_size=16 if torch.cuda.is_available() else 1,
             )
         except URLError as error:
@@ -71,8 +68,6 @@ class LandmarkDetector:
 
     def detect(self, crops: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Finds the landmarks of the faces that fill some crops.
-
-        On a GPU, 16 crops at a time go through the network.
 
         Args:
             crops: RGB uint8 (size, size, 3) each, as saved by `fsgan.extract_faces`.
@@ -94,6 +89,4 @@ class LandmarkDetector:
             image[size : size + side, left : left + side] = crop
             boxes.append([left, size, left + side, size + side])
         found = self._network.get_landmarks_from_image(image, detected_faces=boxes)
-        return [
-            points - np.array(box[:2]) for points, box in zip(found, boxes, strict=True)
-        ]
+        return [points - box[:2] for points, box in zip(found, boxes, strict=True)]

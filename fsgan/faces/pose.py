@@ -13,14 +13,11 @@ _MIRRORED = [1, 0, 2, 4, 3]  # the five points, seen in a mirror
 
 
 def head_model() -> np.ndarray:
-    """Gives the head in three dimensions that points are compared with.
-
-    It is the mean shape, made symmetric, eyes and mouth in one plane.
+    """Gives the mean shape in three dimensions, symmetric, eyes and mouth in a plane.
 
     Returns:
-        float64 (5, 3), (x, y, z), in shares of an aligned crop's side about the middle
-        of the points: x to the right and y down as seen in the image, z away from the
-        camera.
+        float64 (5, 3), shares of an aligned crop's side about the middle of the points:
+        x to the right, y down as seen in the image, z away from the camera.
     """
     shape = MEAN_LANDMARKS - MEAN_LANDMARKS.mean(axis=0)
     shape = (shape + shape[_MIRRORED] * (-1, 1)) / 2
@@ -42,8 +39,7 @@ def estimate_head_pose(landmarks: np.ndarray) -> np.ndarray:
     Returns:
         float64 (3,): roll, yaw and pitch in degrees. Positive is clockwise, to the
         right as seen in the image, and up; the head is first nodded, then turned, then
-        leant. Roll is in (-180, 180], yaw and pitch in [-90, 90] for a face that looks
-        into the camera's half of the world.
+        leant.
 
     Raises:
         ValueError: there are not five finite points, or they lie on one line.
@@ -74,12 +70,8 @@ def estimate_head_pose(landmarks: np.ndarray) -> np.ndarray:
 def pose_difference(source: np.ndarray, swapped: np.ndarray) -> np.ndarray:
     """Compares the poses of faces, before and after a swap.
 
-    Another person's nose adds the same pitch to all of them: over a clip, what differs
-    from the median difference is what the swap did to the pose.
-
     Args:
-        source: float (..., 3), roll, yaw and pitch in degrees, as of
-            `estimate_head_pose`.
+        source: float (..., 3), roll, yaw and pitch in degrees.
         swapped: float (..., 3), the same faces after the swap.
 
     Returns:

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from scipy import sparse
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse.linalg import splu
 
 from fsgan.faces.detector import FaceDetector
 from fsgan.faces.geometry import Face, intersection_over_union
@@ -41,12 +43,7 @@ class KalmanFilter:
             measurement: float array of any shape, pixels.
             noise: process noise relative to the measurement noise, above 0. Larger
                 values follow faster and smooth less.
-
-        Raises:
-            ValueError: `noise` is not above 0.
         """
-        if not noise > 0:
-            raise ValueError(f"noise must be above 0, got {noise}")
         self.noise = noise
         self.position = np.array(measurement, np.float64)
         self.velocity = np.zeros_like(self.position)
@@ -71,7 +68,8 @@ class KalmanFilter:
 def smooth(measurements: np.ndarray, seen: np.ndarray, noise: float) -> np.ndarray:
     """Smooths a path looking both ways: without lag, and across gaps.
 
-    The model is that of `KalmanFilter`, except that the first velocity is unknown.
+    It is the most likely path in the model of `KalmanFilter`, except that the first
+    velocity is unknown.
 
     Args:
         measurements: float (n, ...), n >= 1, pixels; values where nothing was seen are
@@ -82,30 +80,20 @@ def smooth(measurements: np.ndarray, seen: np.ndarray, noise: float) -> np.ndarr
     Returns:
         float64 (n, ...), the smoothed path.
 
-    Raises:
-        ValueError: `noise` is not above 0, or the path does not begin with a
-            measurement.
-
     Source: Rauch, Tung and Striebel, "Maximum likelihood estimates of linear dynamic
     systems", 1965.
     """
-    if not (len(seen) and seen[0]):
-        raise ValueError("the path must begin with a measurement: seen[0] is not True")
-    kalman = KalmanFilter(measurements[0], noise)
-    kalman.covariance = np.diag([1.0, _UNKNOWN_VELOCITY])
-    states, gains = [np.stack([kalman.position, kalman.velocity])], []
-    for measurement, is_seen in zip(measurements[1:], seen[1:], strict=True):
-        filtered = kalman.covariance
-        kalman.predict()
-        gains.append(filtered @ _STEP.T @ np.linalg.inv(kalman.covariance))
-        if is_seen:
-            kalman.correct(measurement)
-        states.append(np.stack([kalman.position, kalman.velocity]))
-    for index in reversed(range(len(gains))):
-        expected = np.tensordot(_STEP, states[index], axes=1)
-        residual = states[index + 1] - expected
-        states[index] = states[index] + np.tensordot(gains[index], residual, axes=1)
-    return np.array(states)[:, 0]
+    count = len(seen)
+    # Least squares over position and velocity of all frames.
+    measure = sparse.kron(sparse.diags_array(np.array(seen, float)), [[1.0, 0.0]])
+    step = sparse.kron(sparse.eye_array(count - 1, count, k=1), np.eye(2))
+    step -= sparse.kron(sparse.eye_array(count - 1, count), _STEP)
+    start = sparse.coo_array(([1 / _UNKNOWN_VELOCITY], ([1], [1])), (2 * count,) * 2)
+    weights = measure.T @ measure + step.T @ step / noise + start
+    known = np.reshape(measurements, (count, -1))
+    known = np.where(np.reshape(seen, (count, 1)), known, 0)
+    states = splu(weights.tocsc()).solve(measure.T @ known)
+    return states[::2].reshape(np.shape(measurements))
 
 
 class CutDetector:
@@ -136,28 +124,23 @@ class CutDetector:
         """
         small = cv2.resize(frame, _THUMBNAIL, interpolation=cv2.INTER_AREA)
         gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(float)
-        is_first, same_size = self._shape is None, frame.shape == self._shape
-        ((variance, shared), (_, last_variance)) = np.cov(
-            gray.ravel(), self._last.ravel()
-        )
+        covariance = np.cov(gray.ravel(), self._last.ravel())
         steady = (0.03 * 255) ** 2  # keeps the noise of flat frames from counting
-        similarity = (2 * shared + steady) / (variance + last_variance + steady)
-        self._shape, self._last = frame.shape, gray
-        return not is_first and not (same_size and similarity >= _MIN_SIMILARITY)
+        similarity = (2 * covariance[0, 1] + steady) / (np.trace(covariance) + steady)
+        shape, self._shape, self._last = self._shape, frame.shape, gray
+        if shape is None:
+            return False
+        return bool(frame.shape != shape or similarity < _MIN_SIMILARITY)
 
 
 class TrackedFace(NamedTuple):
     """A face of one frame, linked to those of the frames before.
 
-    Attributes:
-        face: the face smoothed, with the numbers of its track and its run: a run is a
-            stretch of a track without a jump, and nothing may be smoothed from one run
-            to the next. Both count over the video, from 0.
-        found: the same face as the detector gave it.
+    Nothing may be smoothed from one run of a track to the next.
     """
 
-    face: Face
-    found: Face
+    face: Face  # smoothed, with its track and its run, counted over the video from 0
+    found: Face  # as the detector gave it
 
 
 @dataclass(eq=False)
@@ -165,10 +148,10 @@ class _Track:
     """What is known of a face from frame to frame."""
 
     number: int
-    run: int
     box: np.ndarray  # of the last frame in which the face was seen
-    kalman: KalmanFilter | None
     missed: int = 0  # frames since then
+    run: int = 0
+    kalman: KalmanFilter | None = None
 
     def expected_box(self) -> np.ndarray:
         if self.kalman is None:
@@ -226,9 +209,9 @@ class FaceTracker:
         """
         if self._cuts.is_cut(frame):
             self._tracks = []
-        expected = self.expected_boxes()
-        search = not expected or self._frames % self._search_every == 0
+        search = not self._tracks or self._frames % self._search_every == 0
         self._frames += 1
+        expected = self.expected_boxes()
         return self.update(self._detector.detect_next(frame, expected, search))
 
     def expected_boxes(self) -> list[np.ndarray]:
@@ -248,7 +231,7 @@ class FaceTracker:
         overlap = intersection_over_union(
             np.array(self.expected_boxes()), np.array([face.box for face in faces])
         )
-        linked: dict[int, _Track] = {
+        linked = {
             column: self._tracks[row]
             for row, column in zip(*linear_sum_assignment(-overlap), strict=True)
             if overlap[row, column] >= _MIN_OVERLAP
@@ -262,10 +245,11 @@ class FaceTracker:
             if index in linked:
                 track, smoothed = linked[index], self._extend(linked[index], face)
             else:
-                track, smoothed = self._start(face), face
+                track = _Track(next(self._numbers), face.box)
+                smoothed = self._restart(track, face)
             seen.append(track)
-            face = replace(smoothed, track=track.number, run=track.run)
-            tracked.append(TrackedFace(face, faces[index]))
+            smoothed = replace(smoothed, track=track.number, run=track.run)
+            tracked.append(TrackedFace(smoothed, face))
         waiting = [track for track in self._tracks if track not in seen]
         self._tracks = seen + [t for t in waiting if t.missed <= _MAX_MISSED]
         return tracked
@@ -278,18 +262,16 @@ class FaceTracker:
         measurement = _measurement(found)
         jump = np.linalg.norm(measurement - track.kalman.position, axis=1)[2:]
         if jump.mean() > _MAX_JUMP * found.size:
-            track.kalman = KalmanFilter(measurement, self._noise)
-            track.run = next(self._runs)
-            return found
+            return self._restart(track, found)
         state = track.kalman.correct(measurement)
         return Face(state[:2].ravel(), state[2:], found.confidence)
 
-    def _start(self, face: Face) -> _Track:
-        """Starts a track at a face that belongs to none."""
-        kalman = None
+    def _restart(self, track: _Track, found: Face) -> Face:
+        """Begins a run of a track at a face as it was found."""
+        track.run = next(self._runs)
         if self._noise is not None:
-            kalman = KalmanFilter(_measurement(face), self._noise)
-        return _Track(next(self._numbers), next(self._runs), face.box, kalman)
+            track.kalman = KalmanFilter(_measurement(found), self._noise)
+        return found
 
 
 def _measurement(face: Face) -> np.ndarray:

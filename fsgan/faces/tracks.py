@@ -6,7 +6,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
@@ -58,23 +58,14 @@ _Crops = dict[int, list[tuple[int, bytes]]]
 
 @dataclass(frozen=True)
 class Track:
-    """One face of a video.
+    """One face of a video."""
 
-    Attributes:
-        number: what `fsgan.convert_video(only=...)` knows it by.
-        frames: frames in which it was found.
-        first: index of the first of them.
-        last: index of the last.
-        start: seconds of the first.
-        end: seconds of the last.
-    """
-
-    number: int
-    frames: int
-    first: int
-    last: int
-    start: float
-    end: float
+    number: int  # what `fsgan.convert_video(only=...)` knows it by
+    frames: int  # in which it was found
+    first: int  # index of the first of them
+    last: int  # index of the last
+    start: float  # seconds of the first
+    end: float  # seconds of the last
 
 
 class FaceTracks:
@@ -93,19 +84,10 @@ class FaceTracks:
         self._frames = rows["frame"].copy()  # to be searched fast
         self.tracks: list[Track] = []
         found = rows[~np.isnan(rows["confidence"])]
-        for number in np.unique(found["track"]):
-            seen = found[found["track"] == number]
-            first, last = seen[0], seen[-1]
-            self.tracks.append(
-                Track(
-                    int(number),
-                    len(seen),
-                    int(first["frame"]),
-                    int(last["frame"]),
-                    float(first["time"]),
-                    float(last["time"]),
-                )
-            )
+        for number in np.unique(found["track"]).tolist():
+            seen = found[found["track"] == number][["frame", "time"]]
+            (first, start), (last, end) = seen[[0, -1]].tolist()
+            self.tracks.append(Track(number, len(seen), first, last, start, end))
         self.contact_sheet = self._draw() if self.tracks else None
 
     def __len__(self) -> int:
@@ -154,18 +136,23 @@ class FaceTracks:
             For each track RGB uint8 (n, 144, 144, 3), 1 <= n <= 8.
         """
         return [
-            np.stack([_decode(jpeg) for _, jpeg in self._crops[track.number]])
+            np.stack(
+                [
+                    cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
+                    for _, jpeg in self._crops[track.number]
+                ]
+            )
             for track in tracks
         ]
 
     def _draw(self) -> np.ndarray:
         """A row of crops for each track, the longest if they are many."""
-        longest = sorted(self.tracks, key=lambda track: -track.frames)[:_SHOWN]
-        if len(longest) < len(self.tracks):
+        shown = sorted(self.tracks, key=lambda track: -track.frames)[:_SHOWN]
+        if len(shown) < len(self.tracks):
             log.warning(
                 "the sheet shows the %d longest of %d tracks", _SHOWN, len(self.tracks)
             )
-        shown = sorted(longest, key=lambda track: track.number)
+        shown.sort(key=lambda track: track.number)
         tiles, labels = [], []
         for track, crops in zip(shown, self.crops(shown), strict=True):
             tiles += [*crops, *np.zeros((_CROPS - len(crops), 1, 1, 3), np.uint8)]
@@ -221,10 +208,8 @@ def follow_faces(
     if smoothing is not None and not smoothing > 0:
         raise ValueError(f"smoothing must be above 0, or None, got {smoothing}")
     source, tracks_file = Path(source), Path(out).with_suffix(".tracks.json")
-    sheet = Path(out).with_suffix(".tracks.png")
-    tracker = FaceTracker(
-        FaceDetector(min_face, min_confidence), search_every=search_every
-    )
+    detector = FaceDetector(min_face, min_confidence)
+    tracker = FaceTracker(detector, search_every=search_every)
     info = probe(source, fps)
     made_from = fingerprint(source) | {
         "fps": str(info.fps),
@@ -234,15 +219,15 @@ def follow_faces(
         "start": start,
         "end": end,
     }
-    known = read_tracks(tracks_file, made_from)
+    known = _read(tracks_file, made_from)
     with write_beside(tracks_file) as path:  # fails before the search, if it must
         if known is None:
             known = (made_from, *_search(info, tracker, start, end, fps))
         made_from, found, crops = known
         rows = _smooth(found, smoothing)
-        write_tracks(path, made_from | {"smoothing": smoothing}, rows, crops)
-    rows, crops = _within(rows, crops, start, end)
-    tracks = FaceTracks(source, rows, crops)
+        _write(path, made_from | {"smoothing": smoothing}, rows, crops)
+    tracks = FaceTracks(source, *_within(rows, crops, start, end))
+    sheet = tracks_file.with_suffix(".png")
     if tracks.contact_sheet is None:
         sheet.unlink(missing_ok=True)
     else:
@@ -251,14 +236,7 @@ def follow_faces(
 
 
 def fingerprint(source: Path) -> dict[str, str | int]:
-    """Tells a video from another one of the same name.
-
-    Args:
-        source: the video, or a folder of pictures.
-
-    Returns:
-        Name, bytes and time of the last change.
-    """
+    """Name, bytes and last change of a video or folder: tells it from another one."""
     files = list_images(source) if source.is_dir() else [source]
     stats = [path.stat() for path in files]
     return {
@@ -268,43 +246,36 @@ def fingerprint(source: Path) -> dict[str, str | int]:
     }
 
 
-def write_tracks(path: Path, made_from: dict, rows: np.ndarray, crops: _Crops) -> None:
-    """Writes a tracks file: JSON, one line a face; null stands where it was missed.
-
-    `made_from` says from which file and how the faces were found; `rows` are in the
-    order of the frames.
-    """
+def _write(path: Path, made_from: dict, rows: np.ndarray, crops: _Crops) -> None:
+    """Writes a tracks file: JSON, one line a face; null stands where it was missed."""
     encoded = {
         number: [[frame, base64.b64encode(jpeg).decode()] for frame, jpeg in of_track]
         for number, of_track in crops.items()
     }
     with path.open("w", encoding="utf-8") as file:
         file.write(json.dumps({"version": _VERSION} | made_from)[:-1] + ', "faces": [')
-        for index, entry in enumerate(map(_to_entry, rows)):
+        for index, row in enumerate(rows):
+            entry = {name: row[name].tolist() for name in _ROW.names}
+            if np.isnan(row["confidence"]):
+                entry |= {"confidence": None, "box": None, "landmarks": None}
             file.write(("," if index else "") + "\n" + json.dumps(entry))
         file.write('\n],\n"crops": ' + json.dumps(encoded) + "}\n")
 
 
-def read_tracks(path: Path, made_from: dict) -> tuple[dict, np.ndarray, _Crops] | None:
-    """Reads what was found, if it was found in the same file in the same way.
+def _read(path: Path, made_from: dict) -> tuple[dict, np.ndarray, _Crops] | None:
+    """Reads what was found in the same way in this stretch or a longer one, if it was.
 
-    The tracks of a longer stretch of the video serve, too. A damaged file counts as
-    none, and is named in the log.
-
-    Returns:
-        What the file was made from, its rows of what was found, their smoothed points
-        out of date, and its crops; or None.
+    The smoothed points in the rows are out of date. A damaged file counts as none.
     """
     if not path.is_file():
         return None
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        version, entries = known.pop("version"), known.pop("faces")
-        if version != _VERSION:
+        if known.pop("version") != _VERSION:
             return None
         rows = [
             tuple(entry[name] for name in _ROW.names)
-            for entry in entries
+            for entry in known.pop("faces")
             if entry["box"] is not None
         ]
         crops = {
@@ -318,37 +289,29 @@ def read_tracks(path: Path, made_from: dict) -> tuple[dict, np.ndarray, _Crops] 
             for name, value in made_from.items()
             if name not in ("start", "end")
         )
-        covers = known["start"] <= made_from["start"] and _end(made_from) <= _end(known)
+        starts = known["start"] <= made_from["start"]
+        ends = (made_from["end"] or np.inf) <= (known["end"] or np.inf)
+        found = np.array(rows, _ROW)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("%s is damaged (%r): the faces are searched again", path, error)
         return None
-    return (known, np.array(rows, _ROW), crops) if same and covers else None
+    return (known, found, crops) if same and starts and ends else None
 
 
-def _end(made_from: dict) -> float:
-    return np.inf if made_from["end"] is None else made_from["end"]
-
-
-def _to_entry(row: np.void) -> dict:
-    """What the file says of one face in one frame."""
-    entry = {name: row[name].tolist() for name in _ROW.names}
-    if np.isnan(row["confidence"]):
-        entry |= {"confidence": None, "box": None, "landmarks": None}
-    return entry
-
-
+@dataclass
 class _CropSampler:
     """Keeps every n-th crop of a track, and doubles n when there are too many."""
 
-    def __init__(self) -> None:
-        self.seen, self.every = 0, 1
-        self.kept: list[tuple[int, bytes]] = []
+    kept: list[tuple[int, bytes]] = field(default_factory=list)
+    seen: int = 0
+    every: int = 1
 
     def add(self, frame: Frame, face: Face) -> None:
         if self.seen % self.every == 0:
-            matrix = crop_matrix(face.landmarks, _CROP)
-            crop = align(frame.image, matrix, _CROP)
-            self.kept.append((frame.index, _encode(crop)))
+            crop = align(frame.image, crop_matrix(face.landmarks, _CROP), _CROP)
+            quality = [cv2.IMWRITE_JPEG_QUALITY, 95]
+            jpeg = cv2.imencode(".jpg", crop[..., ::-1], quality)[1].tobytes()
+            self.kept.append((frame.index, jpeg))
             if len(self.kept) == 2 * _CROPS:
                 self.kept = self.kept[::2]
                 self.every *= 2
@@ -356,16 +319,6 @@ class _CropSampler:
 
     def chosen(self) -> list[tuple[int, bytes]]:
         return evenly(self.kept, min(_CROPS, 1 + self.seen // 4))
-
-
-def _encode(crop: np.ndarray) -> bytes:
-    bgr = cv2.cvtColor(crop, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
-
-
-def _decode(jpeg: bytes) -> np.ndarray:
-    bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
 def _search(
@@ -423,8 +376,8 @@ def _within(
     after = rows["time"] >= float(first)
     rows = rows[after & (rows["time"] < (np.inf if last is None else float(last)))]
     limited = {}
-    for number in np.unique(rows["track"]):
+    for number in np.unique(rows["track"]).tolist():
         of_track = rows[rows["track"] == number]["frame"]
         inside = [crop for crop in crops[number] if crop[0] in of_track]
-        limited[int(number)] = inside or crops[number]
+        limited[number] = inside or crops[number]
     return rows, limited
