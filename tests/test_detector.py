@@ -8,7 +8,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from matplotlib.cbook import get_sample_data
 from skimage.data import astronaut
 
 from fsgan.faces.detector import (
@@ -22,7 +21,6 @@ from fsgan.faces.detector import (
     windows,
 )
 from fsgan.faces.geometry import intersection_over_union
-from fsgan.media.images import read_image
 
 # Made by running v2.2's `mtcnn_detect_face` with its own weights (det1/2/3.npy): the
 # networks on fixed inputs, `generateBoundingBox`, `nms`, `rerec`, `bbreg` on random
@@ -49,9 +47,8 @@ def test_the_face_is_found_whatever_the_smallest_face_asked_for(min_face):
     assert 0.9 <= face.confidence <= 1
 
 
-def test_another_picture_another_face():
-    hopper = read_image(get_sample_data("grace_hopper.jpg", asfileobj=False))
-    [face] = FaceDetector(min_face=60).detect(hopper)
+def test_another_picture_another_face(hopper_photo):
+    [face] = FaceDetector(min_face=60).detect(hopper_photo)
     # Seen with the eye: eyes, nose, mouth corners.
     seen = [[221, 189], [306, 187], [267, 240], [231, 278], [306, 276]]
     assert np.abs(face.landmarks - seen).max() < 8
