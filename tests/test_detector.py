@@ -63,22 +63,12 @@ def test_faces_come_largest_first(detector, portrait):
     assert faces[1].landmarks[0, 0] < small.shape[1] < faces[0].landmarks[0, 0]
 
 
-def test_unsure_and_small_finds_are_left_out(monkeypatch):
-    points = [20, 30, 40, 30, 30, 45, 22, 60, 38, 60]
-    rows = [
-        [10, 20, 57, 90, 0.95, *points],  # small
-        [10, 20, 70, 90, 0.95, *points],
-        [0, 0, 90, 100, 0.9, *points],
-        [10, 20, 70, 90, 0.89, *points],  # unsure
-    ]
-
-    detector = FaceDetector(min_face=48, min_confidence=0.9)
-    monkeypatch.setattr(detector, "_search", lambda image: np.array(rows, float))
-    first, second = detector.detect(np.zeros((200, 302, 3), np.uint8))
-    assert (first.size, second.size) == (90, 60)
-    np.testing.assert_array_equal(second.box, [10, 20, 70, 90])
-    np.testing.assert_array_equal(second.landmarks[:2], [[20, 30], [40, 30]])
-    assert second.confidence == 0.95
+def test_small_and_unsure_finds_are_left_out(portrait, detector, monkeypatch):
+    [face] = detector.detect(portrait)
+    assert FaceDetector(face.size / 0.9).detect(portrait) == []
+    assert FaceDetector(face.size / 0.9).detect_near(portrait, [face.box]) == [None]
+    monkeypatch.setattr(detector, "min_confidence", face.confidence + 1e-6)
+    assert detector.detect(portrait) == []
 
 
 @pytest.mark.parametrize("min_face", [20, 80])

@@ -100,10 +100,11 @@ def test_a_person_is_known_from_a_photo(portrait, collins, hopper, tmp_path):
     assert person.choose([hopper[:1], collins[:1]], [(0, 9), (0, 9)]) == [False, True]
 
 
-def test_a_person_is_known_from_a_folder_of_crops(hopper, tmp_path):
+def test_a_person_is_known_from_a_folder_of_crops(hopper, tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, "_MAX_CROPS", 3)
     for number, crop in enumerate(hopper):
         write_image(tmp_path / f"{number}.png", crop)
-    person = Identity.of(tmp_path, max_crops=3)
+    person = Identity.of(tmp_path)
     np.testing.assert_allclose(person.embeddings, embed(hopper[[0, 4, 7]]), atol=1e-6)
 
 

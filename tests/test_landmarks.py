@@ -4,7 +4,7 @@ import hashlib
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import numpy as np
@@ -45,17 +45,20 @@ class StandIn:
 def standin(tmp_path, monkeypatch) -> Path:
     """A working folder with face-alignment and torch "installed"; torch's cache."""
     hub_dir = [str(tmp_path / "cache" / "hub")]
-    torch, hub = ModuleType("torch"), ModuleType("torch.hub")
-    hub.get_dir = lambda: hub_dir[0]
-    hub.set_dir = lambda path: hub_dir.__setitem__(0, str(path))
-    torch.hub, torch.cuda = hub, ModuleType("torch.cuda")
-    torch.cuda.is_available = lambda: False
-    package = ModuleType("face_alignment")
-    package.__spec__ = ModuleSpec("face_alignment", None)
-    package.FaceAlignment = StandIn
-    package.LandmarksType = type("LandmarksType", (), {"TWO_D": "2D"})
-    for module in (torch, hub, torch.cuda, package):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+    hub = SimpleNamespace(
+        get_dir=lambda: hub_dir[0],
+        set_dir=lambda path: hub_dir.__setitem__(0, str(path)),
+    )
+    cuda = SimpleNamespace(is_available=lambda: False)
+    package = SimpleNamespace(
+        __spec__=ModuleSpec("face_alignment", None),
+        FaceAlignment=StandIn,
+        LandmarksType=SimpleNamespace(TWO_D="2D"),
+    )
+    torch = SimpleNamespace(hub=hub, cuda=cuda)
+    modules = {"torch": torch, "torch.hub": hub, "face_alignment": package}
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(assets, "FOLDERS", (tmp_path / "weights",))
     digest = hashlib.sha256(b"weights").hexdigest()[:10]
     monkeypatch.setattr(landmarks, "FAN_SHA256", digest)

@@ -23,6 +23,7 @@ OTHER_PERSON = 0.915
 """Cosine similarity below which two faces are two people's, in whatever light."""
 
 _MARGIN = 0.02  # by which the right one of several people is more alike than the rest
+_MAX_CROPS = 32  # by which a person is known
 _FILE = "dlib_face_recognition_resnet_model_v1.dat"
 _SHA256 = "55533b28a95800a5"
 _CHIP_SIZE = 150  # pixels, of the square that the network sees
@@ -35,8 +36,7 @@ def load_network():
     """Loads dlib's network, once; call it first to fail before the work starts.
 
     Raises:
-        FileNotFoundError: dlib or its weights are missing; the sentence says what to
-            install.
+        FileNotFoundError: dlib or its weights are missing.
         ValueError: the weight file in `weights/` is damaged.
 
     Source: King, dlib-models, `dlib_face_recognition_resnet_model_v1`.
@@ -94,19 +94,13 @@ class Identity:
     embeddings: np.ndarray
 
     @classmethod
-    def of(
-        cls, reference: str | Path | Sequence[np.ndarray], max_crops: int = 32
-    ) -> "Identity":
-        """Learns a person from a photo or from face crops.
+    def of(cls, reference: str | Path | Sequence[np.ndarray]) -> "Identity":
+        """Learns a person from a photo or from face crops, evenly chosen if many.
 
         Args:
             reference: a photo with one face in it; a folder of face crops of one
                 person, as of `fsgan.extract_faces`; or crops, RGB uint8
                 (size, size, 3) each.
-            max_crops: so many of the crops are used, evenly chosen.
-
-        Returns:
-            The person.
 
         Raises:
             FileNotFoundError: the photo or folder is missing, the folder is empty, or
@@ -118,17 +112,15 @@ class Identity:
         if isinstance(reference, str | Path):
             if not Path(reference).is_dir():
                 return cls(embed([_face_of(reference)]))
-            files = evenly(list_images(reference), max_crops)
+            files = evenly(list_images(reference), _MAX_CROPS)
             reference = [read_image(path) for path in files]
-        crops = evenly(reference, max_crops)
+        crops = evenly(reference, _MAX_CROPS)
         if not crops:
             raise ValueError("reference must hold at least one face crop, got none")
         return cls(embed(crops))
 
     def choose(
-        self,
-        tracks: Sequence[np.ndarray],
-        spans: Sequence[tuple[int, int]],
+        self, tracks: Sequence[np.ndarray], spans: Sequence[tuple[int, int]]
     ) -> list[bool]:
         """Decides which tracks of one clip show the person.
 

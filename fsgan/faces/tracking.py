@@ -20,6 +20,7 @@ _MAX_MISSED = 5  # frames for which a track waits for its face to come back
 _MAX_JUMP = 0.15
 # Of two frames; 0.65 and more was seen within a shot, most cuts are below 0.2.
 _MIN_SIMILARITY = 0.5
+_NOISE = 0.03  # of the process, relative to that of the measurement
 _UNKNOWN_VELOCITY = 1e4  # variance, (pixels a frame) squared
 _STEP = np.array([[1.0, 1.0], [0.0, 1.0]])  # of position and velocity, in one frame
 _THUMBNAIL = (64, 36)  # pixels, the size at which frames are compared
@@ -36,7 +37,7 @@ class KalmanFilter:
     position and velocity).
     """
 
-    def __init__(self, measurement: np.ndarray, noise: float = 0.03) -> None:
+    def __init__(self, measurement: np.ndarray, noise: float = _NOISE) -> None:
         """Starts at rest at the first measurement.
 
         Args:
@@ -84,7 +85,7 @@ def smooth(measurements: np.ndarray, seen: np.ndarray, noise: float) -> np.ndarr
     systems", 1965.
     """
     count = len(seen)
-    # Least squares over position and velocity of all frames.
+    # Least squares over position and velocity of all frames, measured and stepped on.
     measure = sparse.kron(sparse.diags_array(np.array(seen, float)), [[1.0, 0.0]])
     step = sparse.kron(sparse.eye_array(count - 1, count, k=1), np.eye(2))
     step -= sparse.kron(sparse.eye_array(count - 1, count), _STEP)
@@ -113,14 +114,12 @@ class CutDetector:
         self._last = np.zeros(_THUMBNAIL[::-1])
 
     def is_cut(self, frame: np.ndarray) -> bool:
-        """Compares the next frame with the one before.
+        """Says whether the next frame begins a new shot.
+
+        A frame of another size than the one before does, the first of all does not.
 
         Args:
             frame: RGB uint8 (height, width, 3).
-
-        Returns:
-            Whether it begins a new shot; a frame of another size does, the first frame
-            of all does not.
         """
         small = cv2.resize(frame, _THUMBNAIL, interpolation=cv2.INTER_AREA)
         gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(float)
@@ -148,15 +147,9 @@ class _Track:
     """What is known of a face from frame to frame."""
 
     number: int
-    box: np.ndarray  # of the last frame in which the face was seen
-    missed: int = 0  # frames since then
-    run: int = 0
-    kalman: KalmanFilter | None = None
-
-    def expected_box(self) -> np.ndarray:
-        if self.kalman is None:
-            return self.box
-        return (self.kalman.position + self.kalman.velocity)[:2].ravel()
+    run: int
+    kalman: KalmanFilter  # of its box and points
+    missed: int = 0  # frames since it was last seen
 
 
 class FaceTracker:
@@ -171,7 +164,7 @@ class FaceTracker:
     def __init__(
         self,
         detector: FaceDetector | None,
-        noise: float | None = 0.03,
+        noise: float | None = _NOISE,
         search_every: int = 5,
     ) -> None:
         """Starts before the first frame.
@@ -190,8 +183,8 @@ class FaceTracker:
             raise ValueError(f"noise must be above 0 or None, got {noise}")
         if search_every < 1:
             raise ValueError(f"search_every must be at least 1, got {search_every}")
-        self._detector, self._noise = detector, noise
-        self._search_every = search_every
+        self._detector, self._search_every = detector, search_every
+        self._smooths, self._noise = noise is not None, noise or _NOISE
         self._cuts = CutDetector()
         self._frames = 0
         self._tracks: list[_Track] = []
@@ -216,7 +209,8 @@ class FaceTracker:
 
     def expected_boxes(self) -> list[np.ndarray]:
         """Says where the faces of all tracks should be in the next frame."""
-        return [track.expected_box() for track in self._tracks]
+        states = [track.kalman for track in self._tracks]
+        return [(state.position + state.velocity)[:2].ravel() for state in states]
 
     def update(self, faces: list[Face]) -> list[TrackedFace]:
         """Links the faces of the next frame, found elsewhere.
@@ -238,40 +232,34 @@ class FaceTracker:
         }
         for track in self._tracks:
             track.missed += 1
-            if track.kalman is not None:
-                track.kalman.predict()
+            track.kalman.predict()
         tracked, seen = [], []
         for index, face in enumerate(faces):
-            if index in linked:
-                track, smoothed = linked[index], self._extend(linked[index], face)
-            else:
-                track = _Track(next(self._numbers), face.box)
-                smoothed = self._restart(track, face)
+            track = self._follow(linked.get(index), face)
             seen.append(track)
+            smoothed = face
+            if self._smooths:
+                state = track.kalman.position
+                smoothed = Face(state[:2].ravel(), state[2:], face.confidence)
             smoothed = replace(smoothed, track=track.number, run=track.run)
             tracked.append(TrackedFace(smoothed, face))
         waiting = [track for track in self._tracks if track not in seen]
         self._tracks = seen + [t for t in waiting if t.missed <= _MAX_MISSED]
         return tracked
 
-    def _extend(self, track: _Track, found: Face) -> Face:
-        """Adds a face to a track and smooths it."""
-        track.box, track.missed = found.box, 0
-        if track.kalman is None:
-            return found
-        measurement = _measurement(found)
+    def _follow(self, track: _Track | None, face: Face) -> _Track:
+        """Takes a face into its track, or starts a track, or a run, with it."""
+        measurement = _measurement(face)
+        kalman = KalmanFilter(measurement, self._noise)
+        if track is None:
+            return _Track(next(self._numbers), next(self._runs), kalman)
+        track.missed = 0
         jump = np.linalg.norm(measurement - track.kalman.position, axis=1)[2:]
-        if jump.mean() > _MAX_JUMP * found.size:
-            return self._restart(track, found)
-        state = track.kalman.correct(measurement)
-        return Face(state[:2].ravel(), state[2:], found.confidence)
-
-    def _restart(self, track: _Track, found: Face) -> Face:
-        """Begins a run of a track at a face as it was found."""
-        track.run = next(self._runs)
-        if self._noise is not None:
-            track.kalman = KalmanFilter(_measurement(found), self._noise)
-        return found
+        if jump.mean() > _MAX_JUMP * face.size:
+            track.kalman, track.run = kalman, next(self._runs)
+        else:
+            track.kalman.correct(measurement)
+        return track
 
 
 def _measurement(face: Face) -> np.ndarray:
