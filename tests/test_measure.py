@@ -8,12 +8,14 @@ import pytest
 from skimage.data import astronaut
 
 from fsgan.evaluation.measure import (
+    SOUND_RATE,
     Comparison,
     SwappedVideo,
     cut_out_faces,
     in_step,
-    measure_sound_delay,
+    read_sound,
 )
+from fsgan.evaluation.metrics import sound_delay
 from fsgan.faces.detector import FaceDetector
 from fsgan.faces.geometry import Face, crop_matrix, invert, transform_points
 from fsgan.media.reader import Frame
@@ -46,9 +48,11 @@ def test_of_two_faces_the_mean_and_the_missed_one_count():
     comparison.add(shown(1, MIRRORED), covered, faces)
     assert [frame.found for frame in comparison.frames] == [True, False]
     assert comparison.frames[0].expression == pytest.approx(0, abs=1e-9)
-    assert comparison.missed == pytest.approx(1 / 4)
+    figures = comparison.figures()
+    assert figures["missed"] == pytest.approx(1 / 4)
+    assert len(figures["expression"].values) == 3
+    assert figures["jitter"] is None  # two frames are too few
     assert [index for index, *_ in comparison.crops] == [0, 0, 1]
-    assert len(comparison.expression) == 3
 
 
 def test_crops_are_cut_out_of_chosen_frames_by_their_own_landmarks():
@@ -64,70 +68,48 @@ def test_crops_are_cut_out_of_chosen_frames_by_their_own_landmarks():
     assert difference.mean() < 4
 
 
-def test_a_damaged_frame_has_no_face_and_must_stay_as_it_is():
-    comparison = Comparison(None, chosen=[])
-    changed = PORTRAIT.copy()
-    changed[120, 120] ^= 16
-    comparison.add(shown(0, PORTRAIT, damaged=True), changed, found(PORTRAIT, 0))
-    assert comparison.frames == []
-    assert comparison.background.psnr < 100
-
-
-def test_jitter_does_not_reach_over_gaps_and_other_faces():
-    """Runs that jump against each other, each of them still; a gap in one of them."""
-    comparison, jump = Comparison(None, []), np.roll(PORTRAIT, 9, axis=1)
-    places = {index: (PORTRAIT, 0) for index in (0, 1, 2)}
-    places |= {index: (jump, 1) for index in (3, 4, 5)}
-    places |= {index: (PORTRAIT, 1) for index in (8, 9)}
-    for index, (image, run) in places.items():
-        comparison.add(shown(index, image), image, found(image, run))
-    assert comparison.jitter == pytest.approx(1)  # nothing moves, in both
-    # The swap alone jumps, where no three frames of one face touch it.
-    moving = Comparison(None, [])
-    for index, (image, run) in places.items():
-        after = np.roll(image, 5 if index in (3, 4, 5) else 0, axis=1)
-        moving.add(shown(index, image), after, found(image, run))
-    assert moving.jitter == pytest.approx(1)
-    # Where they do, it shows.
-    after = np.roll(PORTRAIT, 5, axis=1)
-    moving.add(shown(10, PORTRAIT), after, found(PORTRAIT, 1))
-    assert moving.jitter > 1
-
-
-def test_a_change_of_faces_is_no_flicker():
+def test_jitter_of_each_face_where_it_is_seen_in_both():
+    """The swap alone jumps between two faces; within one it jumps twice as far."""
     comparison = Comparison(None, [])
-    for index, run in enumerate((0, 0, 1, 1)):
-        light = PORTRAIT // 2 + 60 * run
-        comparison.add(shown(index, light), light + 30 * run, found(light, run))
-    assert comparison.flicker.value == pytest.approx(1)
+    for index, shift, run in [(0, 0, 0), (1, 0, 0), (2, 0, 0), (3, 5, 1), (4, 5, 1)]:
+        after = np.roll(PORTRAIT, shift, axis=1)
+        comparison.add(shown(index, PORTRAIT), after, found(PORTRAIT, run))
+    assert comparison.figures()["jitter"] == pytest.approx(1)
+    moved = np.roll(PORTRAIT, 9, axis=1)
+    after = np.roll(PORTRAIT, 5 + 18, axis=1)
+    comparison.add(shown(5, moved), after, found(moved, 1))
+    assert comparison.figures()["jitter"] == pytest.approx(2, rel=0.2)
 
 
-def test_two_frames_are_too_few_for_jitter():
-    comparison = Comparison(None, [])
-    for index in range(2):
-        comparison.add(shown(index, PORTRAIT), PORTRAIT, found(PORTRAIT, 0))
-    assert comparison.jitter is None
-
-
-def test_an_estimated_mask_is_the_square_of_the_face():
-    """What changes in the middle is a seam of nobody; the corners are outside."""
+def test_outside_of_the_mask_every_pixel_counts():
+    """Outside of the square of the face; and all of a damaged frame."""
     comparison, [face] = Comparison(None, []), found(PORTRAIT, 0)
     after = PORTRAIT.copy()
     nose = face.landmarks[2].astype(int)
     after[nose[1] - 5 : nose[1] + 5, nose[0] - 5 : nose[0] + 5] = 0
     comparison.add(shown(0, PORTRAIT), after, [face])
+    assert comparison.figures()["background"] == pytest.approx(100)
     after[0, 0] ^= 4
     comparison.add(shown(1, PORTRAIT), after, [face])
-    assert [frame.outside for frame in comparison.frames] == [0, 4]
-    assert [frame.seam for frame in comparison.frames] == pytest.approx([1, 1])
-    assert comparison.frames[1].seconds == pytest.approx(0.04)
-    # Of 64 pixels a side, the border fades over 10.
+    # Of 64 pixels a side, the border fades over 10: what changes there is a seam.
     to_frame = invert(crop_matrix(face.landmarks, 64, 0.8))
     [(x, y)] = transform_points([[5, 32]], to_frame).astype(int)
     after[y : y + 2, x : x + 2] = 0
     comparison.add(shown(2, PORTRAIT), after, [face])
-    assert comparison.frames[2].seam > 1
-    assert comparison.frames[2].outside == 4
+    assert [frame.outside for frame in comparison.frames] == [0, 4, 4]
+    seams = [frame.seam for frame in comparison.frames]
+    assert seams[:2] == pytest.approx([1, 1]) and seams[2] > 1
+    assert comparison.frames[1].seconds == pytest.approx(0.04)
+    whole = Comparison(None, [])
+    changed = PORTRAIT.copy()
+    changed[nose[1], nose[0]] ^= 16
+    whole.add(shown(0, PORTRAIT, damaged=True), changed, [face])
+    assert whole.frames == []
+    whole.add(shown(1, PORTRAIT), PORTRAIT, [face])
+    # Three differences of 16 in all of one frame, and what is outside of another.
+    values = PORTRAIT.size * (1 + np.mean(comparison._alpha(PORTRAIT, [face]) == 0))
+    expected = 10 * np.log10(255**2 * values / (3 * 16**2))
+    assert whole.figures()["background"] == pytest.approx(expected)
 
 
 def frame_at(index: int, time: float) -> Frame:
@@ -206,11 +188,10 @@ def test_sound_is_compared_from_the_start_of_the_part(tmp_path):
     part = noise[round(0.5 * RATE) : round(1.25 * RATE)]
     late = write_sound(tmp_path / "late.wav", np.concatenate([np.zeros(441), part]))
     slow = write_sound(tmp_path / "slow.wav", noise[::2], RATE // 2)
-    silent = write_video(tmp_path / "silent.mkv", [PORTRAIT] * 2)
-    video = SwappedVideo(source, late, None, start=0.5, end=1.25)
-    assert measure_sound_delay(video) == pytest.approx(0.01, abs=5e-4)
-    whole = measure_sound_delay(SwappedVideo(source, slow, None))
-    assert whole == pytest.approx(0, abs=1e-3)
-    assert measure_sound_delay(SwappedVideo(source, silent, None)) is None
+    for path, start, seconds, expected in ((late, 0.5, 0.75, 0.01), (slow, 0, 2, 0)):
+        sounds = read_sound(source, start, seconds), read_sound(path, 0, seconds)
+        assert sound_delay(*sounds, SOUND_RATE) == pytest.approx(expected, abs=1e-3)
+    silent = read_sound(write_video(tmp_path / "silent.mkv", [PORTRAIT] * 2), 0, 2)
+    assert silent.shape == (2 * SOUND_RATE,) and not silent.any()
     with pytest.raises(FileNotFoundError, match="missing"):
-        measure_sound_delay(SwappedVideo(source, tmp_path / "missing.wav", None))
+        read_sound(tmp_path / "missing.wav", 0, 1)

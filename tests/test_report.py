@@ -3,6 +3,7 @@
 import ast
 import base64
 import html
+import json
 import re
 from dataclasses import replace
 from io import BytesIO
@@ -176,7 +177,7 @@ def test_pictures_lie_beside_and_swapped_faces_are_marked(page):
     _, folder = page
     names = {path.name for path in folder.iterdir()}
     pictures = {"identity.png", "over_time.png", "reconstruction.png", "worst.jpg"}
-    assert names == pictures | {"report.html"}
+    assert names == pictures | {"report.html", "report.json"}
     marked = {name for name in pictures if read_marks(folder / name)}
     assert marked == {"identity.png", "worst.jpg"}
 
@@ -188,23 +189,15 @@ def test_heat_maps_share_one_scale_of_colour():
         np.testing.assert_array_equal(image.get_array(), values)
         assert image.get_clim() == pytest.approx((0.3, 1.0))
     strips = [strip for axis in figure.axes[:3] for strip in axis.child_axes]
-    assert [len(strip.images) for strip in strips] == [2] * 6
-
-
-def test_curves_break_where_no_face_was():
-    frames = FRAMES[:40] + FRAMES[60:]
-    axis = draw_frames(replace(FULL, frames=frames)).axes[1]
-    seconds, values = axis.get_lines()[0].get_data()
-    assert len(seconds) == 81
-    assert np.flatnonzero(np.isnan(seconds)).tolist() == [40]
-    kept = ~np.isnan(values)
-    np.testing.assert_allclose(values[kept], [frame.expression for frame in frames])
+    assert [len(strip.images) for strip in strips] == [1] * 6
 
 
 def test_everything_measured_of_frames_is_drawn():
     axes = draw_frames(FULL).axes
-    drawn = [len(axis.get_lines()[0].get_xdata()) for axis in axes]
-    assert drawn == [100] * 5
+    names = ("to_target", "expression", "pose", "seam", "outside")
+    for axis, name in zip(axes, names, strict=True):
+        values = [getattr(frame, name) for frame in FRAMES]
+        np.testing.assert_allclose(axis.get_lines()[0].get_ydata(), values)
     dotted = [line for line in axes[1].get_lines() if line.get_linestyle() == ":"]
     times = [line.get_xdata()[0] for line in dotted]
     assert times == pytest.approx([0.8, 1.0, 3.2])
@@ -222,15 +215,17 @@ def test_figures_of_nothing_say_so_and_none_is_left_open():
 
 
 def test_held_out_faces_of_both_are_counted():
-    axes = draw_reconstruction(FULL).axes
-    for axis in axes:
+    for axis in draw_reconstruction(FULL).axes:
         assert round(sum(bar.get_height() for bar in axis.patches)) == 2 * 21
-    without = {k: v for k, v in FIGURES.items() if not k.startswith("features")}
-    axes = draw_reconstruction(replace(FULL, figures=without)).axes
-    assert [text.get_text() for text in axes[2].texts] == [NOT_MEASURED]
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+def test_every_figure_is_in_the_json_too(page, tmp_path):
+    _, folder = page
+    read = json.loads((folder / "report.json").read_text())
+    assert read["frames"][0]["seam"] == pytest.approx(1)
+    assert read["figures"]["jitter"] == pytest.approx(1.27)
+    assert read["figures"]["seam"]["values"] == pytest.approx(FIGURES["seam"].values)
+    assert read["worst"] == [80, 20, 25]
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="choose another output folder"):
         written(tmp_path / "file" / "report")

@@ -10,37 +10,31 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import av
 import cv2
 import keras
 import numpy as np
-from keras import ops
 
-from fsgan.assets import find_weights
 from fsgan.data.dataset import center_crop_batch, load_faces, split_faces
 from fsgan.evaluation.measure import (
+    SOUND_RATE,
     Comparison,
     SwappedVideo,
-    compare,
     cut_out_faces,
-    measure_sound_delay,
+    measure_video,
+    read_sound,
 )
 from fsgan.evaluation.metrics import (
     Figure,
     Summary,
     cosine_similarity,
     expression_distance,
-    feature_distance,
     identity_scores,
     psnr,
+    sound_delay,
     ssim,
     summarize,
 )
-from fsgan.evaluation.results import (
-    Evaluation,
-    FrameScores,
-    worst_frames,
-)
+from fsgan.evaluation.results import Evaluation, FrameScores, worst_frames
 from fsgan.faces.identity import embed
 from fsgan.faces.landmarks import LandmarkDetector
 from fsgan.faces.tracks import FaceTracks, follow_faces
@@ -48,14 +42,13 @@ from fsgan.media.images import evenly, list_images, read_image
 from fsgan.media.provenance import sidecar_path
 from fsgan.media.reader import VideoInfo, probe
 from fsgan.models.checkpoint import read_settings
-from fsgan.models.vggface import FILE, load_vggface, preprocess
 from fsgan.swap.generator import FaceGenerator
 from fsgan.swap.swapper import DIRECTIONS, ConvertSettings, FaceSwapper
 
 _CHOSEN = 64  # faces of each person, and frames, whose identity is compared
 _CHOSEN_68 = 16  # faces whose 68 landmarks are compared: they take a second each
 _SHOWN = 8  # faces of each person in the report
-_BATCH = 16  # pictures through VGGFace at once
+_SOUND_SECONDS = 300  # that are compared, at most
 
 
 def evaluate(
@@ -74,21 +67,19 @@ def evaluate(
 ) -> Evaluation:
     """Measures how good a swapped video is.
 
-    Both videos are read in step, in constant memory. Geometry and time are measured in
-    all frames; up to 64 of them, evenly chosen, tell whose face it is. With `model` it
-    takes about as long as the conversion did.
+    Both videos are read in step, in constant memory. Up to 64 frames, evenly chosen,
+    tell whose face it is; all else is measured in every frame. With `model` it takes
+    about as long as the conversion did.
 
     Args:
         source: the footage.
         swapped: what `fsgan.convert_video` made of it, in layout 1.
         faces_a: folder of A's face crops, as of `fsgan.extract_faces`.
         faces_b: folder of B's.
-        out_dir: folder for `report.html` and its pictures, for `report.json`, and for
-            what `fsgan.follow_faces` writes.
+        out_dir: folder for `report.html`, its pictures, `report.json` and the tracks.
         direction: "AtoB": B's face on footage of A; or "BtoA".
-        model: folder given to `fsgan.train` with these folders of faces: the masks are
-            made again with it, and the faces that training held out are rebuilt. None
-            estimates the masks and rebuilds nothing.
+        model: folder given to `fsgan.train` with these folders of faces, to make the
+            masks again and to rebuild held-out faces. None estimates the masks.
         distractors: folder of face crops of other people.
         tracks: numbers of the faces that were swapped; None stands for all.
         start: second of the source that is time 0 of `swapped`.
@@ -107,13 +98,13 @@ def evaluate(
     """
     from fsgan.evaluation.report import write_report  # Matplotlib is slow to start
 
-    out_dir = Path(out_dir)
+    source, swapped, out_dir = Path(source), Path(swapped), Path(out_dir)
     if direction not in DIRECTIONS:
         raise ValueError(
             f"direction must be one of {tuple(DIRECTIONS)}, got {direction!r}"
         )
-    infos = _probe_both(Path(source), Path(swapped))
-    settings, notes = _read_conversion(Path(swapped), direction)
+    infos = _probe_both(source, swapped)
+    settings, notes = _read_conversion(swapped, direction)
     folders = {"a": Path(faces_a), "b": Path(faces_b)}
     target = DIRECTIONS[direction]
     crops = {
@@ -122,21 +113,24 @@ def evaluate(
     }
     others = None if distractors is None else _read_crops(distractors)
     swapper = None if model is None else FaceSwapper(model, settings)
-    notes.append(_note_on_masks(swapper, Path(swapped)))
+    notes.append(_note_on_masks(swapper, swapped))
 
-    followed = _follow(Path(source), Path(swapped), out_dir, settings, start, end)
-    _check_tracks(followed, tracks)
-    video = SwappedVideo(Path(source), Path(swapped), followed, tracks, start, end)
-    comparison = compare(video, swapper, _CHOSEN)
+    found = _find_tracks(source, swapped, out_dir, settings, tracks, start, end)
+    video = SwappedVideo(source, swapped, found, tracks, start, end)
+    comparison = measure_video(video, swapper, _CHOSEN)
     crops["swapped"] = [new for _, _, new in comparison.crops]
-    figures = _figures(video, comparison, infos)
+    figures = comparison.figures() | {
+        "seconds": infos[1].duration,
+        "source_seconds": min(end or np.inf, infos[0].duration) - start,
+        "sound_delay": _sound_delay(video),
+    }
     identity, similarities, note = _compare_identities(crops, others)
     notes.append(note)
     figures |= identity
     figures["expression_68"], note = _expression_68(comparison)
     notes.append(note)
     if swapper is not None:
-        rebuilt, note = rebuild(swapper.checkpoint, folders)
+        rebuilt, note = _rebuild(swapper.checkpoint, folders)
         notes.append(note)
         figures |= rebuilt
     if figures["frames"] != figures["source_frames"]:
@@ -156,57 +150,14 @@ def evaluate(
         frames=tuple(frames),
         worst=worst_frames(frames),
         model=None if model is None else str(model),
-        settings=_changed(settings),
+        settings=dict(
+            sorted(asdict(settings).items() - asdict(ConvertSettings()).items())
+        ),
     )
-    evaluation.save(out_dir / "report.json")
     worst = cut_out_faces(video, evaluation.worst)
     shown = {name: evenly(of_person, _SHOWN) for name, of_person in crops.items()}
     write_report(evaluation, worst, shown, out_dir)
     return evaluation
-
-
-def rebuild(
-    checkpoint: Path, folders: dict[str, Path]
-) -> tuple[dict[str, Figure], str]:
-    """Compares faces that training held out with what their own decoder makes of them.
-
-    Args:
-        checkpoint: folder of the weights.
-        folders: of the face crops that training had, of "a" and "b".
-
-    Returns:
-        "psnr_a", "ssim_a", "features_a", and those of B, none where nothing was held
-        out; and a note on them.
-
-    Raises:
-        FileNotFoundError: a folder is missing or empty.
-        ValueError: the checkpoint is damaged, or a crop is not square.
-    """
-    settings = read_settings(checkpoint)
-    share = settings.get("training", {}).get("validation", 0)
-    model = settings["model"]
-    resolution, coverage = model.resolution, model.coverage
-    network, note = _independent_vggface(settings.get("training", {}))
-    figures, counts = {}, []
-    for person in model.sides:
-        faces = load_faces(folders[person], None, resolution, coverage)
-        _, held_out = split_faces(faces, share)
-        counts.append(f"{len(held_out)} faces of {person.upper()}")
-        if not len(held_out):
-            continue
-        x = center_crop_batch(held_out.images, resolution, coverage)
-        real = _to_uint8((x + 1) * 127.5)
-        rebuilt = _to_uint8(FaceGenerator(checkpoint, person, "float32")(real)[1])
-        pairs = list(zip(real, rebuilt, strict=True))
-        figures[f"psnr_{person}"] = summarize([psnr(*pair) for pair in pairs])
-        figures[f"ssim_{person}"] = summarize([ssim(*pair) for pair in pairs])
-        if network:
-            distances = _feature_distances(network, real, rebuilt)
-            figures[f"features_{person}"] = summarize(distances)
-    return figures, (
-        f"Rebuilt are {' and '.join(counts)}, the share of {share:g} that training "
-        f"held out if it had these very folders; whole pictures, without mask.{note}"
-    )
 
 
 def _probe_both(source: Path, swapped: Path) -> tuple[VideoInfo, VideoInfo]:
@@ -252,13 +203,12 @@ def _read_conversion(
             f"{swapped} was swapped {settings.direction}: say "
             f"direction={settings.direction!r}"
         )
-    notes = []
-    if unknown:
-        notes.append(
-            f"{path.name} is of another version: its settings {', '.join(unknown)} are "
-            "unknown here and left out."
-        )
-    return settings, notes
+    if not unknown:
+        return settings, []
+    return settings, [
+        f"{path.name} is of another version: its settings {', '.join(unknown)} are "
+        "unknown here and left out."
+    ]
 
 
 def _note_on_masks(swapper: FaceSwapper | None, swapped: Path) -> str:
@@ -268,28 +218,27 @@ def _note_on_masks(swapper: FaceSwapper | None, swapped: Path) -> str:
             "No model is given: masks are the whole squares that faces are generated "
             "in, so seam and outside are those of squares."
         )
-    note = f"Masks are made again with {swapper.checkpoint.name}"
-    if swapped.stat().st_mtime < swapper.checkpoint.stat().st_mtime:
-        return f"{note}, which is YOUNGER than the swapped video: they may differ."
-    return f"{note}."
+    younger = swapped.stat().st_mtime < swapper.checkpoint.stat().st_mtime
+    warning = ", which is YOUNGER than the swapped video: they may differ"
+    return f"Masks are made again with {swapper.checkpoint.name}{warning * younger}."
 
 
-def _follow(
+def _find_tracks(
     source: Path,
     swapped: Path,
     out_dir: Path,
     settings: ConvertSettings,
+    wanted: Collection[int] | None,
     start: float,
     end: float | None,
 ) -> FaceTracks:
     """The faces of the source; what the conversion found is not searched for again."""
     out_dir.mkdir(parents=True, exist_ok=True)
-    for suffix in (".tracks.json", ".tracks.png"):
-        known = swapped.with_suffix(suffix)
-        copy = out_dir / known.name
-        if known.is_file() and known.resolve() != copy.resolve():
-            shutil.copyfile(known, copy)
-    return follow_faces(
+    known = swapped.with_suffix(".tracks.json")
+    copy = out_dir / known.name
+    if known.is_file() and known.resolve() != copy.resolve():
+        shutil.copyfile(known, copy)
+    tracks = follow_faces(
         source,
         out_dir / swapped.name,
         min_face=settings.min_face,
@@ -299,23 +248,28 @@ def _follow(
         start=start,
         end=end,
     )
-
-
-def _check_tracks(followed: FaceTracks, tracks: Collection[int] | None) -> None:
-    """Raises where there is no face, or a track asked for is not there."""
-    numbers = [track.number for track in followed.tracks]
+    numbers = [track.number for track in tracks.tracks]
     if not numbers:
-        raise ValueError(f"no face is found in {followed.source}: nothing was swapped")
-    if unknown := set(tracks or ()) - set(numbers):
+        raise ValueError(f"no face is found in {source}: nothing was swapped")
+    if unknown := set(wanted or ()) - set(numbers):
         raise ValueError(
-            f"tracks must be of {followed.source}: there is no {min(unknown)} among "
-            f"{numbers}; look at the picture of the tracks"
+            f"tracks must be of {source}: there is no {min(unknown)} among {numbers}; "
+            "look at the picture of the tracks"
         )
+    return tracks
 
 
 def _read_crops(folder: str | Path) -> list[np.ndarray]:
     """Up to 64 face crops of a folder, evenly chosen."""
     return [read_image(path) for path in evenly(list_images(folder), _CHOSEN)]
+
+
+def _sound_delay(video: SwappedVideo) -> float | None:
+    """Seconds by which the sound of the swap comes late; None where there is none."""
+    seconds = min(_SOUND_SECONDS, (video.end or np.inf) - video.start)
+    source = read_sound(video.source, video.start, seconds)
+    swapped = read_sound(video.swapped, 0, seconds)
+    return sound_delay(source, swapped, SOUND_RATE)
 
 
 def _compare_identities(
@@ -326,14 +280,8 @@ def _compare_identities(
         embeddings = {name: embed(faces) for name, faces in crops.items() if faces}
         distractors = others and embed(others)
     except FileNotFoundError:
-        return (
-            {},
-            {},
-            (
-                "Whose face it is was not measured: it needs dlib's face network, pip "
-                "install 'fsgan[identity]'."
-            ),
-        )
+        note = "Whose face it is was not measured: it needs dlib's face network, pip "
+        return {}, {}, note + "install 'fsgan[identity]'."
     against = {"target": "target", "source": "source", "swapped": "target"}
     similarities = {
         name: cosine_similarity(faces, embeddings[against[name]]).round(4).tolist()
@@ -375,67 +323,34 @@ def _expression_68(comparison: Comparison) -> tuple[Summary | None, str]:
     return summarize(expression_distance(*landmarks)), note
 
 
-def _independent_vggface(training: dict) -> tuple[keras.Model | None, str]:
-    """VGGFace, unless it is missing or training looked through it; and a note."""
-    if not find_weights(FILE):
-        return None, ""
-    weight = training.get("losses", {}).get("perceptual", 1)
-    if weight and training.get("perceptual") != "off":
-        return None, (
-            " VGGFace's features are not compared: training looked through them."
-        )
-    return load_vggface(), ""
+def _rebuild(
+    checkpoint: Path, folders: dict[str, Path]
+) -> tuple[dict[str, Figure], str]:
+    """Compares faces that training held out with what their own decoder makes of them.
 
-
-def _feature_distances(
-    network: keras.Model, real: np.ndarray, rebuilt: np.ndarray
-) -> np.ndarray:
-    """Distances of VGGFace's features of pictures, RGB uint8 (n, size, size, 3)."""
-    distances = []
-    for start in range(0, len(real), _BATCH):
-        maps = []
-        for pictures in (real, rebuilt):
-            x = pictures[start : start + _BATCH].astype(np.float32) / 127.5 - 1
-            features = network(preprocess(x))
-            maps.append([ops.convert_to_numpy(layer) for layer in features])
-        distances.append(feature_distance(*maps))
-    return np.concatenate(distances)
-
-
-def _figures(
-    video: SwappedVideo, comparison: Comparison, infos: tuple[VideoInfo, VideoInfo]
-) -> dict[str, Figure]:
-    """The figures of motion and of what the swap left untouched."""
-    source, swapped = infos
-    delay = None
-    if source.has_audio and swapped.has_audio:
-        delay = measure_sound_delay(video)
-    angles = np.abs(np.reshape(comparison.pose, (-1, 3))).T
-    seams = [frame.seam for frame in comparison.frames if frame.seam is not None]
-    return {
-        "expression": summarize(comparison.expression),
-        **dict(zip(("roll", "yaw", "pitch"), map(summarize, angles), strict=True)),
-        "jitter": _finite(comparison.jitter),
-        "flicker": _finite(comparison.flicker.value),
-        "missed": comparison.missed,
-        "seam": summarize(seams),
-        "background": comparison.background.psnr,
-        "frames": int(comparison.counts[1]),
-        "source_frames": int(comparison.counts[0]),
-        "seconds": swapped.duration,
-        "source_seconds": min(video.end or np.inf, source.duration) - video.start,
-        "sound_delay": delay,
-    }
-
-
-def _changed(settings: ConvertSettings) -> dict:
-    """What to give to `ConvertSettings` to get these."""
-    defaults = asdict(ConvertSettings())
-    return {
-        name: value
-        for name, value in asdict(settings).items()
-        if value != defaults[name]
-    }
+    PSNR and SSIM of each person of whom faces were held out; and a note.
+    """
+    settings = read_settings(checkpoint)
+    share = settings.get("training", {}).get("validation", 0)
+    model = settings["model"]
+    resolution, coverage = model.resolution, model.coverage
+    figures, counts = {}, []
+    for person in model.sides:
+        faces = load_faces(folders[person], None, resolution, coverage)
+        _, held_out = split_faces(faces, share)
+        counts.append(f"{len(held_out)} faces of {person.upper()}")
+        if not len(held_out):
+            continue
+        x = center_crop_batch(held_out.images, resolution, coverage)
+        real = np.rint((x + 1) * 127.5).astype(np.uint8)
+        _, rgb = FaceGenerator(checkpoint, person, "float32")(real)
+        pairs = list(zip(real, np.rint(rgb).astype(np.uint8), strict=True))
+        figures[f"psnr_{person}"] = summarize([psnr(*pair) for pair in pairs])
+        figures[f"ssim_{person}"] = summarize([ssim(*pair) for pair in pairs])
+    return figures, (
+        f"Rebuilt are {' and '.join(counts)}, the share of {share:g} that training "
+        "held out if it had these very folders; whole pictures, without mask."
+    )
 
 
 def _environment() -> dict[str, str]:
@@ -444,18 +359,7 @@ def _environment() -> dict[str, str]:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "date": datetime.now(UTC).date().isoformat(),
         "python": platform.python_version(),
-        "fsgan": version("fsgan"),
         "keras": f"{keras.__version__} on {keras.backend.backend()}",
-        "numpy": np.__version__,
         "opencv": cv2.__version__,
-        "av": av.__version__,
+        **{name: version(name) for name in ("fsgan", "numpy", "av")},
     }
-
-
-def _finite(value: float | None) -> float | None:
-    """The value where JSON has a word for it."""
-    return value if value is not None and np.isfinite(value) else None
-
-
-def _to_uint8(values: np.ndarray) -> np.ndarray:
-    return np.rint(values).clip(0, 255).astype(np.uint8)

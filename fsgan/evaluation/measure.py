@@ -1,6 +1,5 @@
 """A video and its swap, read in step and measured frame by frame."""
 
-from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -8,16 +7,18 @@ from itertools import chain, takewhile
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 from tqdm.auto import tqdm
 
-from fsgan.evaluation.metrics import expression_distance, seam
-from fsgan.evaluation.motion import (
-    Background,
+from fsgan.evaluation.metrics import (
+    MAX_PSNR,
+    Figure,
     Flicker,
-    jitter,
-    sound_delay,
-    surroundings,
+    Jitter,
+    expression_distance,
+    seam,
+    summarize,
 )
 from fsgan.evaluation.results import FrameScores
 from fsgan.faces.detector import FaceDetector
@@ -33,35 +34,26 @@ from fsgan.swap.swapper import FaceSwapper
 
 _MASK_SIZE = 64  # pixels, of an estimated mask
 _COVERAGE = 0.8  # of a model that is not known, the default of `ModelConfig`
-_SEAM_MARGIN = 4  # pixels around a mask, beyond which no seam reaches
-_SURROUNDINGS = 1.8  # sides of a face's box that a picture of it shows
-_SOUND_RATE = 16_000  # samples a second, at which sounds are compared
-_SOUND_SECONDS = 300  # that are compared, at most
+_AROUND = 0.4  # of a face's size, shown on every side of it
+
+SOUND_RATE = 16_000
+"""Samples a second, at which sounds are compared."""
 
 
 @dataclass(frozen=True)
 class SwappedVideo:
-    """A video, its swap, and the faces that were swapped.
-
-    Attributes:
-        source: path of the video.
-        swapped: path of its swap.
-        followed: the faces of the source.
-        tracks: numbers of those that were swapped; None stands for all.
-        start: second of the source that is time 0 of the swap.
-        end: second of the source at which the swap ends; None for the source's end.
-    """
+    """A video, its swap, and the faces that were swapped."""
 
     source: Path
     swapped: Path
-    followed: FaceTracks
-    tracks: Collection[int] | None = None
-    start: float = 0.0
-    end: float | None = None
+    tracks: FaceTracks  # the faces of the source
+    only: Collection[int] | None = None  # tracks that were swapped; None: all
+    start: float = 0.0  # second of the source that is time 0 of the swap
+    end: float | None = None  # second of the source at which the swap ends
 
     def faces(self, index: int) -> list[Face]:
         """The swapped faces of a frame of the source."""
-        return self.followed.faces(index, self.tracks)
+        return self.tracks.faces(index, self.only)
 
     def frames(self) -> Iterator[tuple[Frame | None, Frame | None]]:
         """The frames of both videos, as of `in_step`."""
@@ -78,13 +70,9 @@ class Comparison:
 
     Attributes:
         frames: scores of each frame with a face, without those of identity.
-        expression: landmark distance of each face found in both.
-        pose: roll, yaw and pitch that the swap added to each of them, degrees.
         crops: of the chosen frames (index, source, swapped): aligned crops, RGB uint8
             (256, 256, 3), each cut out by its own landmarks.
         counts: frames of the source and of the swap.
-        flicker: of the faces.
-        background: what changed outside of them.
     """
 
     def __init__(self, swapper: FaceSwapper | None, chosen: Collection[int]) -> None:
@@ -97,15 +85,14 @@ class Comparison:
         self._swapper, self._chosen = swapper, set(chosen)
         # As sensitive as can be: what is looked for is known to be there.
         self._detector = FaceDetector(20, 0.7)
-        self._runs: list[int | None] = []
-        # By run and frame: landmarks in source and swap, (2, 5, 2).
-        self._landmarks: dict = defaultdict(dict)
+        self._jitter, self._flicker = Jitter(), Flicker()
+        self._expression: list[float] = []
+        self._pose: list[np.ndarray] = []
+        self._seen = 0  # faces of the source
+        self._squares = self._values = 0.0  # of differences outside the masks
         self.frames: list[FrameScores] = []
-        self.expression: list[float] = []
-        self.pose: list[np.ndarray] = []
         self.crops: list[tuple[int, np.ndarray, np.ndarray]] = []
         self.counts = np.zeros(2, int)
-        self.flicker, self.background = Flicker(), Background()
 
     def add(self, before: Frame, after: np.ndarray, faces: list[Face]) -> None:
         """Takes the next frame.
@@ -118,73 +105,65 @@ class Comparison:
         source, faces = before.image, [] if before.damaged else faces
         alpha = self._alpha(source, faces)
         runs = [face.run for face in faces]
-        if runs != self._runs:
-            self.flicker.cut()
-            self._runs = runs
-        self.flicker.add(source, after, alpha)
-        outside = self.background.add(source, after, alpha)
+        self._flicker.add(before.index, runs, source, after, alpha)
+        outside = cv2.absdiff(source, after)[alpha[..., 0] == 0]
+        if outside.size:
+            self._squares += cv2.norm(outside, cv2.NORM_L2SQR)
+            self._values += outside.size
         boxes = [face.box for face in faces]
-        found = zip(
-            runs,
-            self._detector.detect_near(source, boxes),
-            self._detector.detect_near(after, boxes),
-            strict=True,
-        )
-        seen, both = 0, []
-        for run, old, new in found:
-            if old:
-                seen += 1
-                missing = np.full_like(old.landmarks, np.nan)
-                pair = np.stack([old.landmarks, new.landmarks if new else missing])
-                self._landmarks[run][before.index] = pair
-                if new:
-                    both.append(pair)
+        in_source = self._detector.detect_near(source, boxes)
+        in_swap = self._detector.detect_near(after, boxes)
+        pairs = []
+        for run, old, new in zip(runs, in_source, in_swap, strict=True):
+            if old and new:
+                pairs.append(np.stack([old.landmarks, new.landmarks]))
+                self._jitter.add(run, before.index, pairs[-1])
+        seen = sum(map(bool, in_source))
         if not seen:
             return
-        expression, pose = np.empty(0), np.empty((0, 3))
-        if both:
-            old, new = np.stack(both, axis=1)
-            expression = expression_distance(old, new)
-            poses = ([estimate_head_pose(points) for points in x] for x in (old, new))
-            pose = pose_difference(*map(np.stack, poses))
-        self.expression += expression.tolist()
-        self.pose += list(pose)
+        self._seen += seen
         if before.index in self._chosen:
-            for pair in both:
-                old, new = (
+            for pair in pairs:
+                cut_out = (
                     align(frame, crop_matrix(points), CROP_SIZE)
                     for frame, points in zip((source, after), pair, strict=True)
                 )
-                self.crops.append((before.index, old, new))
+                self.crops.append((before.index, *cut_out))
+        expression = [float(expression_distance(*pair[:, None])[0]) for pair in pairs]
+        pose = [pose_difference(*map(estimate_head_pose, pair)) for pair in pairs]
+        self._expression += expression
+        self._pose += pose
         self.frames.append(
             FrameScores(
                 before.index,
                 float(before.time),
-                found=len(both) == seen,
-                expression=float(expression.mean()) if both else None,
-                pose=float(np.abs(pose).max()) if both else None,
-                seam=_seam(source, after, alpha),
-                outside=outside,
+                found=len(pairs) == seen,
+                expression=float(np.mean(expression)) if pairs else None,
+                pose=float(np.abs(pose).max()) if pairs else None,
+                seam=seam(source, after, alpha),
+                outside=int(outside.max()) if outside.size else None,
             )
         )
 
-    @property
-    def missed(self) -> float:
-        """Share of the source's faces that are not found in the swap."""
-        faces = sum(map(len, self._landmarks.values()))
-        return 1 - len(self.expression) / faces
-
-    @property
-    def jitter(self) -> float | None:
-        """Jitter of all faces, as of `fsgan.evaluation.motion.jitter`."""
-        runs = []
-        for found in self._landmarks.values():
-            first, last = min(found), max(found)
-            # Two frames more keep successive runs apart.
-            points = np.full((last - first + 3, 2, 5, 2), np.nan)
-            points[np.array(list(found)) - first] = list(found.values())
-            runs.append(points)
-        return jitter(*np.concatenate(runs).swapaxes(0, 1)) if runs else None
+    def figures(self) -> dict[str, Figure]:
+        """What was measured of all frames, by the names of `Evaluation.figures`."""
+        background = MAX_PSNR if self._values else None
+        if self._squares:
+            error = self._squares / self._values
+            background = min(float(10 * np.log10(255**2 / error)), MAX_PSNR)
+        angles = np.abs(np.reshape(self._pose, (-1, 3))).T
+        seams = [frame.seam for frame in self.frames if frame.seam is not None]
+        return {
+            "expression": summarize(self._expression),
+            **dict(zip(("roll", "yaw", "pitch"), map(summarize, angles), strict=True)),
+            "jitter": self._jitter.value,
+            "flicker": self._flicker.value,
+            "missed": 1 - len(self._expression) / self._seen,
+            "seam": summarize(seams),
+            "background": background,
+            "frames": int(self.counts[1]),
+            "source_frames": int(self.counts[0]),
+        }
 
     def _alpha(self, frame: np.ndarray, faces: list[Face]) -> np.ndarray:
         """The mask of a frame, float32 (height, width, 1)."""
@@ -201,7 +180,9 @@ class Comparison:
         return alpha
 
 
-def compare(video: SwappedVideo, swapper: FaceSwapper | None, count: int) -> Comparison:
+def measure_video(
+    video: SwappedVideo, swapper: FaceSwapper | None, count: int
+) -> Comparison:
     """Measures a video and its swap.
 
     Args:
@@ -215,7 +196,7 @@ def compare(video: SwappedVideo, swapper: FaceSwapper | None, count: int) -> Com
     Raises:
         ValueError: a video cannot be read, or no face is found in what they share.
     """
-    last = max(track.last for track in video.followed.tracks)
+    last = max(track.last for track in video.tracks.tracks)
     with_face = [index for index in range(last + 1) if video.faces(index)]
     comparison = Comparison(swapper, evenly(with_face, count))
     total = probe(video.swapped).frame_count
@@ -223,8 +204,6 @@ def compare(video: SwappedVideo, swapper: FaceSwapper | None, count: int) -> Com
         comparison.counts += (before is not None, after is not None)
         if before and after:
             comparison.add(before, after.image, video.faces(before.index))
-        else:
-            comparison.flicker.cut()
     if not comparison.frames:
         raise ValueError(
             f"{video.swapped} shows no moment of {video.source} in which a face is "
@@ -250,33 +229,16 @@ def cut_out_faces(
     for before, after in video.frames() if indices else ():
         if before and after and before.index in indices:
             boxes = np.stack([face.box for face in video.faces(before.index)])
-            around = _around(boxes, before.image.shape[:2])
+            corners = np.stack([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
+            margin = _AROUND * np.ptp(corners, axis=0).max()
+            corners += [[-margin], [margin]]
+            (left, top), (right, bottom) = corners.clip(0).astype(int)
+            around = slice(top, bottom), slice(left, right)
             pictures = (frame.image[around].copy() for frame in (before, after))
             found[before.index] = (before.index, *pictures)
         if len(found) == len(indices):
             break
     return [found[index] for index in indices]
-
-
-def measure_sound_delay(video: SwappedVideo) -> float | None:
-    """Measures by how much the sound of a swap comes later than the source's.
-
-    Args:
-        video: both of them; five minutes at most are compared.
-
-    Returns:
-        Seconds, as of `fsgan.evaluation.motion.sound_delay`.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file is no video or sound.
-    """
-    seconds = _SOUND_SECONDS
-    if video.end is not None:
-        seconds = min(seconds, video.end - video.start)
-    source = _read_sound(video.source, video.start, seconds)
-    swapped = _read_sound(video.swapped, 0, seconds)
-    return sound_delay(source, swapped, _SOUND_RATE)
 
 
 def in_step(
@@ -312,41 +274,30 @@ def in_step(
         waiting = next(swapped, None)
 
 
-def _around(boxes: np.ndarray, shape: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns around some boxes (n, 4), within a frame of that shape."""
-    corners = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
-    middle = (corners[0] + corners[1]) / 2
-    reach = _SURROUNDINGS * (corners[1] - corners[0]).max() / 2
-    left, top = np.maximum(middle - reach, 0).astype(int)
-    right, bottom = np.minimum(middle + reach, shape[::-1]).astype(int)
-    return slice(top, bottom), slice(left, right)
+def read_sound(path: Path, start: float, seconds: float) -> np.ndarray:
+    """Reads the sound of a file, each sample at its time; zeros where there is none.
 
+    Returns:
+        Mono float32 (n,), `SOUND_RATE` samples a second.
 
-def _seam(source: np.ndarray, after: np.ndarray, alpha: np.ndarray) -> float | None:
-    """The seam of a frame; None where there is no mask or the source is all plain."""
-    if not alpha.any():
-        return None
-    part = surroundings(alpha, _SEAM_MARGIN)
-    value = seam(source[part], after[part], alpha[part])
-    return value if np.isfinite(value) else None
-
-
-def _read_sound(path: Path, start: float, seconds: float) -> np.ndarray:
-    """The sound of a file, each sample at its time, mono float32 (n,)."""
-    samples = np.zeros(round(seconds * _SOUND_RATE), np.float32)
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it is no video or sound.
+    """
+    samples = np.zeros(round(seconds * SOUND_RATE), np.float32)
     with open_media(path) as container:
         if not container.streams.audio:
             return samples
         track = container.streams.best("audio")
         origin = clock_start(container) + Fraction(start)
-        resampler = av.AudioResampler("flt", "mono", _SOUND_RATE)
+        resampler = av.AudioResampler("flt", "mono", SOUND_RATE)
         frames = (
             x for x in decode(packets(container, track)) if x and x.pts is not None
         )
         heard = takewhile(lambda x: x.pts * x.time_base - origin <= seconds, frames)
         for frame in chain(heard, [None]):  # None flushes the resampler
             for piece in resampler.resample(frame):
-                first = round((piece.pts * piece.time_base - origin) * _SOUND_RATE)
+                first = round((piece.pts * piece.time_base - origin) * SOUND_RATE)
                 values = piece.to_ndarray().ravel()[max(0, -first) :]
                 room = samples[max(0, first) :][: len(values)]
                 room[:] = values[: len(room)]

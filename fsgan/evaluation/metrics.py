@@ -1,4 +1,4 @@
-"""Metrics of swapped faces on arrays: identity, expression, pictures, borders.
+"""Metrics of a swap: identity, expression, pictures, borders, motion, sound.
 
 A metric "against the source" is a ratio to the source's own value: 1 where nothing
 changed. `docs/evaluation.md` says how to read them.
@@ -8,31 +8,25 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from scipy.signal import correlate
+from skimage.metrics import structural_similarity
 
 from fsgan.faces.geometry import fit_similarity, transform_points
 
 MAX_PSNR = 100.0  # dB, of pictures that do not differ
 
 _BORDER = 2  # pixels on either side of the fading part of a mask
+_FLOW_MARGIN = 32  # pixels around a mask in which optical flow is computed
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Summary statistics of one value a face or frame.
-
-    Attributes:
-        mean: arithmetic mean.
-        low: 5th percentile.
-        median: 50th percentile.
-        high: 95th percentile.
-        values: the n values themselves.
-    """
+    """Summary statistics of one value a face or frame."""
 
     mean: float
-    low: float
+    low: float  # 5th percentile
     median: float
-    high: float
+    high: float  # 95th percentile
     values: tuple[float, ...]
 
 
@@ -41,20 +35,8 @@ Figure = Summary | float | None
 
 
 def summarize(values: np.ndarray) -> Summary | None:
-    """Computes summary statistics.
-
-    Args:
-        values: float (n,), finite.
-
-    Returns:
-        The statistics; None where n is 0.
-
-    Raises:
-        ValueError: a value is not finite.
-    """
+    """Computes summary statistics of finite values (n,); None where n is 0."""
     values = np.asarray(values, np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError(f"values must be finite, got {values}")
     if not len(values):
         return None
     low, median, high = np.percentile(values, [5, 50, 95]).tolist()
@@ -69,9 +51,13 @@ def cosine_similarity(faces: np.ndarray, others: np.ndarray) -> np.ndarray:
         others: float (m, d).
 
     Returns:
-        float64 (n, m) in [-1, 1]; 0 for an embedding that is all 0.
+        float64 (n, m) in [-1, 1].
     """
-    return _unit(np.asarray(faces, float)) @ _unit(np.asarray(others, float)).T
+    faces, others = (
+        vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        for vectors in (np.asarray(faces, float), np.asarray(others, float))
+    )
+    return faces @ others.T
 
 
 def identity_scores(
@@ -86,7 +72,7 @@ def identity_scores(
         swapped: float (n, d), embeddings of swapped faces, n >= 1.
         target: float (m, d), of real faces of the person to be seen, m >= 1.
         source: float (k, d), of real faces of the person in the footage, k >= 1.
-        others: float (l, d), of other people (distractors); None without any.
+        others: float (l, d), of other people (distractors).
 
     Returns:
         "to_target", "to_source": each swapped face's mean cosine similarity to the
@@ -139,47 +125,30 @@ def expression_distance(source: np.ndarray, swapped: np.ndarray) -> np.ndarray:
         float64 (n,), mean distance of the points over the distance between the eyes.
 
     Raises:
-        ValueError: the shapes differ or are others, or the points of a face coincide.
+        ValueError: the points of a face coincide.
     """
-    source, swapped = np.asarray(source, np.float64), np.asarray(swapped, np.float64)
-    if source.shape != swapped.shape or source.shape[1:] not in ((5, 2), (68, 2)):
-        raise ValueError(
-            "landmarks must be (n, 5, 2) or (n, 68, 2) before and after alike, got "
-            f"{source.shape} and {swapped.shape}"
-        )
     distances = []
     for old, new in zip(source, swapped, strict=True):
         left, right = old[:2]
         if len(old) == 68:
             left, right = old[36:42].mean(axis=0), old[42:48].mean(axis=0)
-        if not (between_eyes := np.linalg.norm(right - left)):
-            raise ValueError("landmarks coincide: the eyes have no distance")
         aligned = transform_points(new, fit_similarity(new, old))
         moved = np.linalg.norm(aligned - old, axis=1).mean()
-        distances.append(moved / between_eyes)
+        distances.append(moved / np.linalg.norm(right - left))
     return np.array(distances)
 
 
 def psnr(real: np.ndarray, generated: np.ndarray) -> float:
-    """Computes the peak signal-to-noise ratio of a picture.
-
-    Args:
-        real: uint8, of any shape.
-        generated: uint8, of the same shape.
+    """Computes the peak signal-to-noise ratio of uint8 pictures of one shape.
 
     Returns:
         10 log10(255^2 / mean squared error) in dB, `MAX_PSNR` at most.
-
-    Raises:
-        ValueError: the pictures differ in shape.
     """
-    if np.array_equal(real, generated):
-        return MAX_PSNR
-    return min(float(peak_signal_noise_ratio(real, generated)), MAX_PSNR)
+    return min(cv2.PSNR(real, generated), MAX_PSNR)
 
 
 def ssim(real: np.ndarray, generated: np.ndarray) -> float:
-    """Computes the structural similarity of a picture, with the Gaussian window.
+    """Computes the structural similarity of two pictures, with the Gaussian window.
 
     Args:
         real: RGB uint8 (height, width, 3), at least 11 pixels a side.
@@ -187,9 +156,6 @@ def ssim(real: np.ndarray, generated: np.ndarray) -> float:
 
     Returns:
         The similarity, 1 at most.
-
-    Raises:
-        ValueError: the pictures differ in shape or are too small.
 
     Source: Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: From error
     visibility to structural similarity", 2004, as in scikit-image.
@@ -204,28 +170,7 @@ def ssim(real: np.ndarray, generated: np.ndarray) -> float:
     return float(similarity)
 
 
-def feature_distance(real: list[np.ndarray], generated: list[np.ndarray]) -> np.ndarray:
-    """Compares the feature maps that a network makes of pictures.
-
-    Args:
-        real: of each layer float (n, height, width, channels).
-        generated: the same of the other pictures.
-
-    Returns:
-        float64 (n,) in [0, 4]: squared distance of the features scaled to length 1,
-        averaged over the places of a map, then over the maps.
-
-    Source: Zhang, Isola, Efros, Shechtman and Wang, "The unreasonable effectiveness of
-    deep features as a perceptual metric", 2018, equation 1 without learned weights.
-    """
-    layers = [
-        ((_unit(a) - _unit(b)) ** 2).sum(axis=-1).mean(axis=(1, 2))
-        for a, b in zip(real, generated, strict=True)
-    ]
-    return np.mean(layers, axis=0, dtype=np.float64)
-
-
-def seam(source: np.ndarray, swapped: np.ndarray, alpha: np.ndarray) -> float:
+def seam(source: np.ndarray, swapped: np.ndarray, alpha: np.ndarray) -> float | None:
     """Compares the gradients along a mask's border with the source's.
 
     The border is where the mask fades, from above 0 to three quarters of its maximum,
@@ -234,36 +179,166 @@ def seam(source: np.ndarray, swapped: np.ndarray, alpha: np.ndarray) -> float:
 
     Args:
         source: RGB uint8 (height, width, 3).
-        swapped: RGB uint8 (height, width, 3), the same frame after the swap.
+        swapped: the same frame after the swap.
         alpha: the mask, float [0, 1] (height, width, 1).
 
     Returns:
-        Energy against the source: above 1 there is an edge, below 1 blur; infinity
-        where only the source is plain.
+        Energy against the source: above 1 there is an edge, below 1 blur. None where
+        there is no mask or only the source is plain.
     """
+    if not alpha.any():
+        return None
+    part = mask_window(alpha, 2 * _BORDER)
+    source, swapped, alpha = source[part], swapped[part], alpha[part]
     kernel = np.ones((2 * _BORDER + 1, 2 * _BORDER + 1), np.uint8)
     faded, shown = alpha[..., 0] < 0.75 * alpha.max(), alpha[..., 0] > 0
     border = cv2.dilate(faded.astype(np.uint8), kernel)
     border &= cv2.dilate(shown.astype(np.uint8), kernel)
-    return ratio(_gradient_energy(swapped, border), _gradient_energy(source, border))
+    energies = []
+    for frame in (swapped, source):
+        values = frame.astype(np.float64)
+        across = np.diff(values, axis=1) ** 2 * border[:, :-1, None]
+        down = np.diff(values, axis=0) ** 2 * border[:-1, :, None]
+        energies.append(across.sum() + down.sum())
+    return _ratio(*energies)
 
 
-def ratio(value: float, own: float) -> float:
-    """Divides a value by the source's own; 1 where both are 0."""
+class Jitter:
+    """Acceleration of landmarks against the source's, over all frames in a row."""
+
+    def __init__(self) -> None:
+        """Starts before the first frame."""
+        self._recent: dict[int, list[tuple[int, np.ndarray]]] = {}
+        self._sums = np.zeros(2)
+        self._measured = False
+
+    def add(self, run: int, index: int, landmarks: np.ndarray) -> None:
+        """Takes a face that is found in source and swap.
+
+        Args:
+            run: number of the unbroken run of frames that it belongs to.
+            index: of the frame, growing.
+            landmarks: float (2, n, 2), (x, y) pixels, in source and swap, not smoothed.
+        """
+        recent = [*self._recent.get(run, []), (index, landmarks)][-3:]
+        self._recent[run] = recent
+        if recent[0][0] != index - 2:
+            return
+        before, middle, after = (points for _, points in recent)
+        centred = middle - middle.mean(axis=1, keepdims=True)
+        size = np.sqrt((centred**2).sum(axis=2).mean(axis=1))
+        change = np.linalg.norm(before - 2 * middle + after, axis=2).mean(axis=1)
+        self._sums += change / size
+        self._measured = True
+
+    @property
+    def value(self) -> float | None:
+        """Above 1 the swap trembles.
+
+        None where no face is found in three frames in a row, or only the source moves
+        evenly.
+        """
+        return _ratio(self._sums[1], self._sums[0]) if self._measured else None
+
+
+class Flicker:
+    """Change inside a face from frame to frame, along the source's optical flow.
+
+    Source: the warping error of Lai et al., "Learning Blind Video Temporal
+    Consistency", 2018, weighted by the mask, without their occlusions; optical flow by
+    Kroeger et al., "Fast Optical Flow using Dense Inverse Search", 2016, as in OpenCV.
+    """
+
+    def __init__(self) -> None:
+        """Starts before the first frame."""
+        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._sums = np.zeros(2)
+        self._measured = False
+        self._last: tuple = (None, [], ())
+
+    def add(
+        self,
+        index: int,
+        runs: list[int],
+        source: np.ndarray,
+        swapped: np.ndarray,
+        alpha: np.ndarray,
+    ) -> None:
+        """Takes the next frame; it is compared with the one before if its faces are.
+
+        Args:
+            index: of the frame, growing.
+            runs: numbers of the unbroken runs of frames that its faces belong to.
+            source: RGB uint8 (height, width, 3).
+            swapped: the same frame after the swap.
+            alpha: the mask, float [0, 1] (height, width, 1).
+        """
+        (last_index, last_runs, last), frame = self._last, (source, swapped, alpha)
+        self._last = (index, runs, frame)
+        if (last_index, last_runs) != (index - 1, runs):
+            return
+        if not (last[2].any() and alpha.any()):
+            return
+        self._measured = True
+        part = mask_window((last[2] > 0) | (alpha > 0), _FLOW_MARGIN)
+        old, new = ([x[part] for x in pictures] for pictures in (last, frame))
+        grays = (cv2.cvtColor(x[0], cv2.COLOR_RGB2GRAY) for x in (old, new))
+        flow = self._flow.calc(*grays, None)
+        rows, columns = np.indices(flow.shape[:2], np.float32)
+        moved = (columns + flow[..., 0], rows + flow[..., 1])
+        back = [
+            cv2.remap(x, *moved, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            for x in new
+        ]
+        weight = np.minimum(old[2], back[2][..., None])
+        for index in range(2):
+            change = cv2.absdiff(old[index], back[index]) * weight
+            self._sums[index] += change.sum(dtype=np.float64)
+
+    @property
+    def value(self) -> float | None:
+        """Change against the source: 1 where nothing is swapped.
+
+        None where no two successive frames show a face, or only the source does not
+        change.
+        """
+        return _ratio(self._sums[1], self._sums[0]) if self._measured else None
+
+
+def sound_delay(source: np.ndarray, swapped: np.ndarray, rate: int) -> float | None:
+    """Measures by how much a sound comes later than another, by cross-correlation.
+
+    Args:
+        source: float (n,), samples.
+        swapped: float (m,), samples that begin at the same time.
+        rate: samples a second.
+
+    Returns:
+        Seconds, to the millisecond; positive is late. None where one is silent.
+    """
+    source, swapped = np.trim_zeros(source, "b"), np.trim_zeros(swapped, "b")
+    if not (len(source) and len(swapped)):
+        return None
+    lag = int(np.argmax(correlate(swapped, source, "full"))) - (len(source) - 1)
+    return round(lag / rate, 3)
+
+
+def mask_window(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
+    """Finds the rows and columns of a frame that hold a mask.
+
+    Args:
+        mask: (height, width, 1), above 0 somewhere.
+        margin: pixels around it, as far as the frame reaches.
+    """
+    left, top, width, height = cv2.boundingRect((mask[..., 0] > 0).astype(np.uint8))
+    return (
+        slice(max(0, top - margin), top + height + margin),
+        slice(max(0, left - margin), left + width + margin),
+    )
+
+
+def _ratio(value: float, own: float) -> float | None:
+    """A value against the source's own; 1 where both are 0, None where own alone is."""
     if own == 0:
-        return 1.0 if value == 0 else float("inf")
+        return 1.0 if value == 0 else None
     return float(value / own)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """The vectors along the last axis at length 1; those that are all 0 stay."""
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / np.maximum(lengths, 1e-10)
-
-
-def _gradient_energy(frame: np.ndarray, border: np.ndarray) -> float:
-    """Squared differences to the next pixels, summed over a border."""
-    values = frame.astype(np.float64)
-    across = np.diff(values, axis=1) ** 2 * border[:, :-1, None]
-    down = np.diff(values, axis=0) ** 2 * border[:-1, :, None]
-    return float(across.sum() + down.sum())

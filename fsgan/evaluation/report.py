@@ -1,7 +1,9 @@
 """An evaluation as a page to read: figures, plots, worst frames."""
 
+import json
 from base64 import b64encode
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -22,7 +24,6 @@ from fsgan.media.provenance import STATEMENT, image_xmp
 
 _STANDS_OUT = 0.9  # share of the frames that are better, from which a reason is named
 _TILE = 192  # pixels, of a face among the worst
-_THUMBNAILS = 8  # beside a heat map, at most
 # What `worst_frames` ranks by: its name, format, and the sign that makes more worse.
 _REASONS = {
     "expression": ("expression", "{:.3f}", 1),
@@ -41,7 +42,7 @@ _CURVES = {
     "seam,\nagainst the source": {"seam": "tab:brown"},
     "outside,\nlevels of 255": {"outside": "tab:gray"},
 }
-_HISTOGRAMS = {"psnr": "PSNR, dB", "ssim": "SSIM", "features": "features"}
+_HISTOGRAMS = {"psnr": "PSNR, dB", "ssim": "SSIM"}
 
 
 def write_report(
@@ -50,7 +51,7 @@ def write_report(
     faces: dict[str, list[np.ndarray]],
     out_dir: str | Path,
 ) -> Path:
-    """Writes the page, one file that needs no other, and its pictures beside it.
+    """Writes the page, which needs no other file, and what is in it beside it.
 
     Args:
         evaluation: what was measured.
@@ -58,9 +59,9 @@ def write_report(
             RGB uint8 (height, width, 3), the worst first.
         faces: aligned crops of "target", "source" and "swapped", RGB uint8 (size, size,
             3), evenly chosen from those of the heat maps.
-        out_dir: folder for `report.html`, `identity.png`, `over_time.png`,
-            `reconstruction.png` and, if frames are given, `worst.jpg`. What shows
-            swapped faces is marked as synthetic.
+        out_dir: folder for `report.html`, `report.json`, `identity.png`,
+            `over_time.png`, `reconstruction.png` and, if frames are given, `worst.jpg`.
+            What shows swapped faces is marked as synthetic.
 
     Returns:
         `report.html`.
@@ -69,40 +70,41 @@ def write_report(
         OSError: the folder cannot be written.
     """
     out_dir = Path(out_dir)
-    plots = {
+    text = json.dumps(asdict(evaluation), indent=1, allow_nan=False)
+    with write_beside(out_dir / "report.json") as path:
+        path.write_text(text + "\n", encoding="utf-8")
+    figures = {
         "identity": draw_identity(evaluation, faces),
         "over_time": draw_frames(evaluation),
         "reconstruction": draw_reconstruction(evaluation),
     }
-    for name, figure in plots.items():
+    plots = {}
+    for name, figure in figures.items():
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         pixels = np.asarray(canvas.buffer_rgba())[..., :3]
         xmp = image_xmp() if name == "identity" else None
         write_image(out_dir / f"{name}.png", pixels, xmp)
+        plots[name] = _data_url((out_dir / f"{name}.png").read_bytes(), "png")
     frames = {frame.index: frame for frame in evaluation.frames}
-    reasons = [_reason(frames[index], evaluation.frames) for index, *_ in worst]
-    sheet = out_dir / "worst.jpg"
-    sheet.unlink(missing_ok=True)  # of an earlier evaluation
+    shown, tiles, labels = [], [], []
+    for index, *pictures in worst:
+        reason = _reason(frames[index], evaluation.frames)
+        bgr = (cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) for picture in pictures)
+        jpegs = (cv2.imencode(".jpg", picture)[1].tobytes() for picture in bgr)
+        urls = [_data_url(jpeg, "jpeg") for jpeg in jpegs]
+        shown.append((frames[index], reason, urls))
+        tiles += pictures
+        labels += [f"frame {index}", reason.split(" (")[0]]
+    (out_dir / "worst.jpg").unlink(missing_ok=True)  # of an earlier evaluation
     if worst:
-        labels = [
-            label
-            for (index, *_), reason in zip(worst, reasons, strict=True)
-            for label in (f"frame {index}", reason.split(" (")[0])
-        ]
-        tiles = [picture for _, *both in worst for picture in both]
-        write_image(sheet, contact_sheet(tiles, 4, _TILE, labels), image_xmp())
+        sheet = contact_sheet(tiles, 4, _TILE, labels)
+        write_image(out_dir / "worst.jpg", sheet, image_xmp())
     page = render(
         "evaluation_report.html",
         evaluation=evaluation,
-        plots={
-            name: _data_url((out_dir / f"{name}.png").read_bytes(), "png")
-            for name in plots
-        },
-        worst=[
-            (frames[index], reason, [_data_url(_jpeg(x), "jpeg") for x in both])
-            for (index, *both), reason in zip(worst, reasons, strict=True)
-        ],
+        plots=plots,
+        worst=shown,
         stretches=worst_stretches(evaluation),
         out=Path(evaluation.swapped),
         statement=STATEMENT,
@@ -113,15 +115,7 @@ def write_report(
 
 
 def draw_identity(evaluation: Evaluation, faces: dict[str, list[np.ndarray]]) -> Figure:
-    """Draws how alike faces are, as heat maps on one colour scale.
-
-    Args:
-        evaluation: what was measured.
-        faces: aligned crops of "target", "source" and "swapped", for the margins.
-
-    Returns:
-        A figure that belongs to no window.
-    """
+    """Draws how alike faces are: heat maps on one colour scale, faces on the margin."""
     maps = {name: np.array(rows) for name, rows in evaluation.similarities.items()}
     lowest = min((similarity.min() for similarity in maps.values()), default=0)
     highest = max((similarity.max() for similarity in maps.values()), default=1)
@@ -135,29 +129,32 @@ def draw_identity(evaluation: Evaluation, faces: dict[str, list[np.ndarray]]) ->
             continue
         image = axis.imshow(maps[name], vmin=lowest, vmax=highest, aspect="auto")
         columns = faces["source" if name == "source" else "target"]
-        _thumbnails(axis.inset_axes((-0.13, 0, 0.12, 1)), faces[name], True)
-        _thumbnails(axis.inset_axes((0, 1.01, 1, 0.12)), columns, False)
+        for place, strip in (
+            ((-0.13, 0, 0.12, 1), contact_sheet(faces[name], 1)),
+            ((0, 1.01, 1, 0.12), contact_sheet(columns, len(columns))),
+        ):
+            margin = axis.inset_axes(place)
+            margin.imshow(strip, aspect="auto")
+            margin.set_axis_off()
     if maps:
         figure.colorbar(image, ax=axes, label="cosine similarity", shrink=0.7)
     return figure
 
 
 def draw_frames(evaluation: Evaluation) -> Figure:
-    """Draws what was measured of each frame, over the time in the source.
-
-    Args:
-        evaluation: what was measured.
-
-    Returns:
-        A figure that belongs to no window.
-    """
+    """Draws what was measured of each frame, over the time in the source."""
     figure = Figure(figsize=(11.5, 9), layout="constrained")
     axes = figure.subplots(len(_CURVES), 1, sharex=True)
+    seconds = [frame.seconds for frame in evaluation.frames]
     for axis, (title, measures) in zip(axes, _CURVES.items(), strict=True):
         axis.set_ylabel(title)
         axis.grid(alpha=0.3)
         for measure, colour in measures.items():
-            _curve(axis, evaluation.frames, measure, colour)
+            values = np.array([getattr(x, measure) for x in evaluation.frames], float)
+            label = measure.replace("_", " the ")
+            axis.plot(seconds, values, ".", color=colour, ms=4, label=label)
+            if np.isnan(values).all():
+                _say_not_measured(axis)
         for frame in evaluation.frames:
             if not frame.found:
                 axis.axvline(frame.seconds, color="red", alpha=0.5, lw=1)
@@ -178,14 +175,7 @@ def draw_frames(evaluation: Evaluation) -> Figure:
 
 
 def draw_reconstruction(evaluation: Evaluation) -> Figure:
-    """Draws how near held-out faces come to themselves.
-
-    Args:
-        evaluation: what was measured.
-
-    Returns:
-        A figure that belongs to no window.
-    """
+    """Draws how near held-out faces come to themselves."""
     figure = Figure(figsize=(11.5, 2.8), layout="constrained")
     axes = figure.subplots(1, len(_HISTOGRAMS))
     for axis, (measure, title) in zip(axes, _HISTOGRAMS.items(), strict=True):
@@ -224,40 +214,8 @@ def _reason(frame: FrameScores, frames: Sequence[FrameScores]) -> str:
     return "; ".join(named or [text for _, text in reasons[:1]])
 
 
-def _jpeg(picture: np.ndarray) -> bytes:
-    options = [cv2.IMWRITE_JPEG_QUALITY, 90]
-    return cv2.imencode(".jpg", picture[..., ::-1], options)[1].tobytes()
-
-
 def _data_url(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{b64encode(content).decode()}"
-
-
-def _thumbnails(strip: Axes, faces: Sequence[np.ndarray], down: bool) -> None:
-    """Lays faces along a margin, each at the middle of its share of it."""
-    strip.set(xlim=(0, 0.12 if down else 1), ylim=(1, 0) if down else (0.12, 0))
-    strip.set_axis_off()
-    for place, face in enumerate(faces):
-        middle = (place + 0.5) / len(faces)
-        along, across = (middle - 0.055, middle + 0.055), (0.0, 0.11)
-        extent = (*across, *along[::-1]) if down else (*along, *across[::-1])
-        strip.imshow(face, extent=extent, aspect="auto")
-
-
-def _curve(
-    axis: Axes, frames: Sequence[FrameScores], measure: str, colour: str
-) -> None:
-    """Draws a measure of the frames that have it, with gaps where there are."""
-    points = [(frame.seconds, getattr(frame, measure)) for frame in frames]
-    points = [point for point in points if point[1] is not None]
-    if not points:
-        return _say_not_measured(axis)
-    seconds, values = np.array(points, float).T
-    steps = np.diff(seconds)
-    gaps = np.flatnonzero(steps > 3 * np.median(steps)) + 1 if len(steps) else []
-    seconds, values = (np.insert(part, gaps, np.nan) for part in (seconds, values))
-    label = measure.replace("_", " the ")
-    axis.plot(seconds, values, ".-", color=colour, lw=1, ms=3, label=label)
 
 
 def _say_not_measured(axis: Axes) -> None:

@@ -1,9 +1,8 @@
 """What an evaluation measured, what it means, and which frames are worst."""
 
-import json
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from scipy.stats import rankdata
 
 from fsgan.evaluation.metrics import MAX_PSNR, Figure, Summary
-from fsgan.media.images import write_beside
 
 NOT_MEASURED = "not measured"
 
@@ -25,50 +23,31 @@ _COLUMNS = 88  # of the table in text
 
 @dataclass(frozen=True)
 class FrameScores:
-    """One frame with a face; None is what could not be measured in it.
+    """One frame with a face; None is what could not be measured in it."""
 
-    Attributes:
-        index: of the frame in the source, from 0.
-        seconds: its time in the source.
-        found: whether every face of the source is found in the swapped frame.
-        to_target: mean cosine similarity of the swapped face to the target's faces.
-        to_source: the same to the source's.
-        expression: mean `fsgan.evaluation.metrics.expression_distance`.
-        pose: largest difference of roll, yaw and pitch, degrees.
-        seam: `fsgan.evaluation.metrics.seam`.
-        outside: largest difference outside the mask, levels of 255.
-    """
-
-    index: int
-    seconds: float
-    found: bool
-    to_target: float | None = None
-    to_source: float | None = None
-    expression: float | None = None
-    pose: float | None = None
-    seam: float | None = None
-    outside: float | None = None
+    index: int  # in the source, from 0
+    seconds: float  # its time in the source
+    found: bool  # every face of the source is found in the swapped frame
+    to_target: float | None = None  # mean cosine similarity to the target's faces
+    to_source: float | None = None  # the same to the source's
+    expression: float | None = None  # mean `metrics.expression_distance`
+    pose: float | None = None  # largest difference of roll, yaw and pitch, degrees
+    seam: float | None = None  # `metrics.seam`
+    outside: float | None = None  # largest difference outside the mask, of 255
 
 
 class Assessment(NamedTuple):
     """One figure and how to read it, as text.
 
-    Attributes:
-        key: its name in `Evaluation.figures`.
-        group: what it is a figure of.
-        measure: its name in words.
-        value: the mean or the figure itself with its unit, or "not measured".
-        percentiles: 5 %, median and 95 % where it is one of many faces, else "".
-        ideal: what a perfect swap has.
-        rating: "good", "bad", "compare" where no limit is known, or "not measured".
+    `rating` is "good", "bad", "compare" where no limit is known, or "not measured".
     """
 
-    key: str
-    group: str
-    measure: str
-    value: str
-    percentiles: str
-    ideal: str
+    key: str  # its name in `Evaluation.figures`
+    group: str  # what it is a figure of
+    measure: str  # its name in words
+    value: str  # the mean or the figure itself with its unit, or "not measured"
+    percentiles: str  # 5 %, median and 95 % where it is one of many faces, else ""
+    ideal: str  # what a perfect swap has
     rating: str
 
 
@@ -104,7 +83,6 @@ _MEASURES = {
         for key, name, style, ideal in (
             ("psnr", "PSNR", "{:.1f} dB", f"{MAX_PSNR:.0f} dB"),
             ("ssim", "SSIM", "{:.3f}", "1"),
-            ("features", "features", "{:.3f}", "0"),
         )
     ),
     "Untouched": (
@@ -135,36 +113,24 @@ _GOOD: dict[str, Callable[[dict], bool]] = {
 class Evaluation:
     """How good a swapped video is; None is what could not be measured.
 
-    `print` shows the table of all figures, as does a notebook.
-
-    Attributes:
-        source: path of the footage.
-        swapped: path of the swapped video.
-        direction: "AtoB" or "BtoA".
-        notes: what to know of the figures, a sentence each.
-        environment: machine, versions and date.
-        figures: what was measured, by name; `assessments` says it in words. Landmark
-            distances are in distances between the eyes, angles in degrees, jitter,
-            flicker and seam against the source.
-        similarities: cosine similarities as lists of rows, within "target" and
-            "source", and of "swapped" to the target; empty without dlib.
-        frames: each frame with a face.
-        worst: indices of the worst frames, the worst first, as of `worst_frames`.
-        model: folder of the model, if it was given.
-        settings: those of the conversion that are not the defaults.
+    `print` shows the table of all figures, as does a notebook. Among `figures` landmark
+    distances are in distances between the eyes, angles in degrees, jitter, flicker and
+    seam against the source.
     """
 
-    source: str
-    swapped: str
-    direction: str
-    notes: tuple[str, ...]
-    environment: dict[str, str]
-    figures: dict[str, Figure]
+    source: str  # path of the footage
+    swapped: str  # path of the swapped video
+    direction: str  # "AtoB" or "BtoA"
+    notes: tuple[str, ...]  # what to know of the figures, a sentence each
+    environment: dict[str, str]  # machine, versions and date
+    figures: dict[str, Figure]  # by name; `assessments` says them in words
+    # Cosine similarities as lists of rows, within "target" and "source", and of
+    # "swapped" to the target; empty without dlib.
     similarities: dict[str, list[list[float]]]
-    frames: tuple[FrameScores, ...]
-    worst: tuple[int, ...]
-    model: str | None = None
-    settings: dict[str, str | float | bool | None] = field(default_factory=dict)
+    frames: tuple[FrameScores, ...]  # each frame with a face
+    worst: tuple[int, ...]  # indices of the worst frames, as of `worst_frames`
+    model: str | None = None  # folder of the model, if it was given
+    settings: dict = field(default_factory=dict)  # of the conversion, not the defaults
 
     @property
     def title(self) -> str:
@@ -189,20 +155,6 @@ class Evaluation:
             for measure in measures
         ]
 
-    def save(self, path: str | Path) -> None:
-        """Writes everything as JSON.
-
-        Args:
-            path: file to write.
-
-        Raises:
-            OSError: it cannot be written.
-            ValueError: a figure is not finite.
-        """
-        text = json.dumps(asdict(self), indent=1, allow_nan=False)
-        with write_beside(path) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
-
     def _assess(
         self, group: str, key: str, measure: str, style: str, ideal: str
     ) -> Assessment:
@@ -210,18 +162,16 @@ class Evaluation:
         if ideal.isidentifier():
             known = self.figures.get(ideal)
             ideal = "?" if known is None else style.format(known)
-        if value is None:
-            unknown = (NOT_MEASURED, "", ideal, NOT_MEASURED)
-            return Assessment(key, group, measure, *unknown)
-        rating = "compare"
-        if key in _GOOD:
-            rating = "good" if _GOOD[key](self.figures) else "bad"
+        text, rating = NOT_MEASURED, NOT_MEASURED
         if isinstance(value, Summary):
             number = style.partition("}")[0] + "}"
             ends = (value.low, value.median, value.high)
             percentiles = " / ".join(number.format(end) for end in ends)
             value = value.mean
-        text = style.format(value)
+        if value is not None:
+            text, rating = style.format(value), "compare"
+            if key in _GOOD:
+                rating = "good" if _GOOD[key](self.figures) else "bad"
         return Assessment(key, group, measure, text, percentiles, ideal, rating)
 
     def __repr__(self) -> str:
@@ -306,14 +256,10 @@ def worst_stretches(
 ) -> list[tuple[float, float]]:
     """Gathers the worst frames to stretches of the source.
 
-    To convert just those again::
-
-        for number, (start, end) in enumerate(worst_stretches(evaluation)):
-            out = f"better_{number}.mp4"
-            fsgan.convert_video("a.mp4", out, "model", settings, start=start, end=end)
+    To be converted again with `fsgan.convert_video(..., start=start, end=end)`.
 
     Args:
-        evaluation: with its worst frames.
+        evaluation: as of `fsgan.evaluate`.
         seconds: before and after each of them, above 0.
 
     Returns:
@@ -326,18 +272,14 @@ def worst_stretches(
     if not seconds > 0:
         raise ValueError(f"seconds must be above 0, got {seconds}")
     times = {frame.index: frame.seconds for frame in evaluation.frames}
-    worst = [times[index] for index in evaluation.worst]
-    stretches: list[tuple[float, float]] = []
-    for time in sorted(worst):
+    stretches: list[tuple[int, float, float]] = []
+    for time, place in sorted((times[x], i) for i, x in enumerate(evaluation.worst)):
         start = max(time - seconds, evaluation.frames[0].seconds)
-        if stretches and start <= stretches[-1][1]:
-            start = stretches.pop()[0]
-        stretches.append((round(start, 3), round(time + seconds, 3)))
-
-    def first_in(stretch: tuple[float, float]) -> int:
-        return [stretch[0] <= time <= stretch[1] for time in worst].index(True)
-
-    return sorted(stretches, key=first_in)
+        if stretches and start <= stretches[-1][2]:
+            before, start, _ = stretches.pop()
+            place = min(place, before)
+        stretches.append((place, round(start, 3), round(time + seconds, 3)))
+    return [(start, end) for _, start, end in sorted(stretches)]
 
 
 def _ranked(values: np.ndarray) -> np.ndarray:
