@@ -13,7 +13,6 @@ from skimage.data import astronaut, coffee
 from fsgan.data import quality
 from fsgan.data.extract import read_faces_record, write_faces_record
 from fsgan.data.quality import (
-    MEASURES,
     OUTLIER,
     ExamineSettings,
     FolderReport,
@@ -24,7 +23,7 @@ from fsgan.data.quality import (
     render_page,
     score_outliers,
 )
-from fsgan.media.images import read_image, write_image
+from fsgan.media.images import write_image
 
 COUNT = 12
 # Eyes, nose and corners of a mouth, (x, y, depth), looking straight at the camera.
@@ -152,22 +151,15 @@ def test_the_measures_are_those_of_the_record_and_the_pixels(faces, without_dlib
     assert np.median(measures["pitch"]) == pytest.approx(0, abs=1e-9)
 
 
-def test_near_duplicates_are_rejected_only_when_asked(faces, without_dlib):
-    noisy = read_image(faces / "collins_003.png").astype(int)
-    noisy += np.random.default_rng(0).integers(-2, 3, noisy.shape)
-    write_image(faces / "noisy.png", np.clip(noisy, 0, 255).astype(np.uint8))
-    folder = examine(faces, near_duplicate=1.0)
-    assert folder.near_duplicates == {"noisy.png": "collins_003.png"}
-    assert folder.rejected == {}
-    folder = examine(faces, near_duplicate=1.0, reject_near_duplicates=True)
-    assert folder.rejected == {"noisy.png": "near-duplicate of collins_003.png"}
-
-
-def test_near_duplicates_form_no_chain_and_copies_are_none(tmp_path):
+def test_near_duplicates_form_no_chain_and_are_rejected_only_when_asked(tmp_path):
     write_levels(tmp_path, [100, 102, 104, 100])
     folder = examine(tmp_path)
     assert folder.near_duplicates == {"1.png": "0.png"}
-    assert folder.duplicates == {"3.png": "0.png"}
+    assert folder.rejected == {"3.png": "duplicate of 0.png"}
+    assert examine(tmp_path, reject_near_duplicates=True).rejected == {
+        "1.png": "near-duplicate of 0.png",
+        "3.png": "duplicate of 0.png",
+    }
 
 
 def test_confidence_and_size_reject_when_limits_are_set(faces, without_dlib):
@@ -181,10 +173,14 @@ def test_confidence_and_size_reject_when_limits_are_set(faces, without_dlib):
     assert examine(faces).rejected == {}
 
 
-def test_a_single_face_is_examined(tmp_path):
+def test_a_single_face_is_examined_and_gets_its_advice(tmp_path):
     folder = examine(make_folder(tmp_path, count=1))
     assert folder.rejected == {}
-    assert folder.measures["blur"] == pytest.approx(0)
+    assert advice_on(folder) == [
+        f"A ({tmp_path}) has 1 face.",
+        "A has too few faces to find blurred ones and other people: 10 are needed.",
+        "A has too few different faces, 1: a few hundred are better.",
+    ]
 
 
 def test_a_large_group_of_others_is_not_rejected(tmp_path, embedded):
@@ -256,11 +252,13 @@ START = [f"A (faces) has {MANY} faces.", f"B (faces) has {MANY} faces."]
 
 def found(count=MANY, **measures):
     """A folder of good faces, of which some measures are others."""
-    good = {"sharpness": 50, "brightness": 100, "confidence": 1, "size": 200}
-    values = [(good | measures).get(name, 0) for name in MEASURES]
-    columns = [np.broadcast_to(np.array(value, float), count) for value in values]
+    good = dict.fromkeys(("blur", "outlier", "yaw", "pitch"), 0)
+    good |= {"brightness": 100, "confidence": 1, "size": 200}
+    measures = {
+        name: np.broadcast_to(np.array(value, float), count)
+        for name, value in (good | measures).items()
+    }
     names = [f"{index}.png" for index in range(count)]
-    measures = dict(zip(MEASURES, columns, strict=True))
     return FolderReport(Path("faces"), names, measures, 0.0, {}, {}, {})
 
 
@@ -272,12 +270,6 @@ def some(value, count):
 def advice_on(*folders):
     coverage = compare_folders(*folders) if len(folders) == 2 else None
     return advise(folders, coverage)
-
-
-def test_a_folder_covers_itself():
-    folder = found(yaw=np.linspace(-40, 40, MANY), pitch=some(20, 50))
-    assert set(compare_folders(folder, folder).values()) == {0}
-    assert advice_on(folder, folder) == START
 
 
 def test_shares_are_those_counted_by_hand():
@@ -311,17 +303,13 @@ def test_the_reach_is_ten_degrees_and_twenty_five_levels(
     assert coverage["missing_in_b"] == missing
 
 
-def test_rejected_faces_cover_nothing():
-    a = b = found(yaw=some(-45, 120))
-    rejected = {name: "blurred" for name in b.names[:120]}
-    left = compare_folders(a, replace(b, rejected=rejected))
-    assert left["pose_missing_in_b"] == pytest.approx(120 / 300)
-    left = compare_folders(replace(a, rejected=rejected), b)
-    assert left["pose_missing_in_b"] == 0
-
-
-def test_without_poses_nothing_is_compared():
-    assert compare_folders(found(), found(yaw=np.nan, pitch=np.nan)) is None
+def test_rejected_faces_cover_nothing_and_unknown_poses_are_not_compared():
+    a = found(yaw=some(-45, 120))
+    rejected = {name: "blurred" for name in a.names[:120]}
+    missing = compare_folders(a, replace(a, rejected=rejected))
+    assert missing["pose_missing_in_b"] == pytest.approx(120 / 300)
+    assert missing["pose_missing_in_a"] == 0
+    assert compare_folders(a, found(yaw=np.nan, pitch=np.nan)) is None
 
 
 @pytest.mark.parametrize(
@@ -343,7 +331,7 @@ def test_directions_that_only_one_has_are_named(axis, sign, beyond, looking):
         "30% of B's faces have no face of A within 10 degrees.",
     ]
     sentence = f"A has no face looking {beyond} degrees; B has 120: film A looking"
-    assert advice_on(b, a)[2] == f"{sentence} {looking}."
+    assert f"{sentence} {looking}." in advice_on(b, a)
 
 
 @pytest.mark.parametrize(("levels", "names"), [((130, 50), "BA"), ((50, 130), "AB")])
@@ -396,14 +384,6 @@ def test_light_that_differs_is_named(levels, names):
 )
 def test_each_lack_of_a_folder_is_named(fields, sentence):
     assert advice_on(replace(found(), **fields)) == [START[0], sentence]
-
-
-def test_a_single_face_gets_its_advice():
-    assert advice_on(found(count=1)) == [
-        "A (faces) has 1 face.",
-        "A has too few faces to find blurred ones and other people: 10 are needed.",
-        "A has too few different faces, 1: a few hundred are better.",
-    ]
 
 
 def test_the_page_shows_advice_measures_and_the_worst_faces(

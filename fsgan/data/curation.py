@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,15 +147,17 @@ def examine_faces(
     for sentence in advice:
         log.info(sentence)
     if apply:
-        _move(
+        moves = [
             (folder.path / name, folder.path / REJECTED / name)
             for folder in folders
             for name in folder.rejected
-        )
+        ]
+        _move(moves)
         for folder in folders:
-            reasons = folder.path / REJECTED / REASONS
+            path = folder.path / REJECTED / REASONS
+            before = json.loads(path.read_text("utf-8")) if path.is_file() else {}
             if folder.rejected:
-                write_json(reasons, _read_reasons(reasons) | folder.rejected)
+                write_json(path, before | folder.rejected)
     out = paths[0] / REPORT if out is None else Path(out)
     found = [{"folder": str(f.path), "faces": f.as_json()} for f in folders]
     write_json(out, {"advice": advice, "coverage": coverage, "folders": found})
@@ -344,9 +345,8 @@ def _copy_groups(
     return contact_sheet(tiles, labels=labels)
 
 
-def _move(moves: Iterable[tuple[Path, Path]]) -> None:
+def _move(moves: list[tuple[Path, Path]]) -> None:
     """Moves files, unless one would destroy another picture."""
-    moves = list(moves)
     for source, target in moves:
         if target.exists() and not filecmp.cmp(source, target, shallow=False):
             raise FileExistsError(
@@ -355,7 +355,3 @@ def _move(moves: Iterable[tuple[Path, Path]]) -> None:
     for source, target in moves:
         target.parent.mkdir(exist_ok=True)
         os.replace(source, target)
-
-
-def _read_reasons(path: Path) -> dict[str, str]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -24,12 +24,6 @@ from fsgan.media.images import evenly, list_images, picture_html, read_image
 log = logging.getLogger(__name__)
 
 OUTLIER = "unlike the others: another person or no face"
-# fmt: off
-MEASURES = [
-    "sharpness", "brightness", "confidence", "size", "roll", "yaw", "pitch", "blur",
-    "outlier",
-]
-# fmt: on
 
 _LEAST_TO_COMPARE = 10  # faces: fewer say nothing about what is usual
 _MOST_EMBEDDED = 500  # faces of a folder in which outliers are looked for
@@ -167,7 +161,7 @@ def examine_folder(path: Path, settings: ExamineSettings) -> FolderReport:
     files = list_images(path)
     names = [file.name for file in files]
     record = {entry["file"]: entry for entry in read_faces_record(path)}
-    rows, thumbnails, duplicates = [], [], {}
+    measured, thumbnails, duplicates = [], [], {}
     first_of: dict[bytes, str] = {}
     for file in tqdm(files, desc=f"Examining {path}", unit="face"):
         image = read_image(file)
@@ -177,11 +171,13 @@ def examine_folder(path: Path, settings: ExamineSettings) -> FolderReport:
             duplicates[file.name] = first
         gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         thumbnails.append(cv2.resize(gray, (32, 32), interpolation=cv2.INTER_AREA))
-        rows.append((*_measure_pixels(gray), *_measure_entry(record.get(file.name))))
-    columns = np.array(rows).T
-    blur = _measure_blur(columns[0])
+        measured.append(_measure_face(gray, record.get(file.name)))
+    measures = {
+        name: np.array([face[name] for face in measured]) for name in measured[0]
+    }
+    blur = _measure_blur(measures["sharpness"])
     outlier, outlier_share = score_outliers(files, settings.outlier)
-    measures = dict(zip(MEASURES, [*columns, blur, outlier], strict=True))
+    measures |= {"blur": blur, "outlier": outlier}
     if np.isfinite(measures["pitch"]).any():
         measures["pitch"] -= np.nanmedian(measures["pitch"])
     alike = find_near_duplicates(np.stack(thumbnails), settings.near_duplicate)
@@ -322,14 +318,12 @@ def advise(
     Returns:
         Sentences on A, on B, and on what one has and the other lacks.
     """
-    advice = []
-    for label, folder in zip("AB", folders, strict=False):
-        advice += _advise_on(label, folder)
+    labelled = list(zip("AB", folders, strict=False))
+    advice = [sentence for pair in labelled for sentence in _advise_on(*pair)]
     if coverage is None:
         return advice
-    a, b = folders
-    advice += _missing_directions("A", a, "B", b) + _missing_directions("B", b, "A", a)
-    for name, other in ("AB", "BA"):
+    for (name, mine), (other, theirs) in (labelled, labelled[::-1]):
+        advice += _missing_directions(name, mine, other, theirs)
         share = coverage[f"pose_missing_in_{other.lower()}"]
         if share >= _WORTH_SAYING:
             advice.append(
@@ -399,21 +393,25 @@ def _draw_measures(folders: tuple[FolderReport, ...]) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
-def _measure_pixels(gray: np.ndarray) -> tuple[float, float]:
-    """Sharpness and brightness, at a size that holds no upscaling."""
-    gray = cv2.resize(gray, (128, 128), interpolation=cv2.INTER_AREA)
+def _measure_face(gray: np.ndarray, entry: dict | None) -> dict[str, float]:
+    """Measures one face; what `faces.json` does not know of it is NaN."""
+    gray = cv2.resize(gray, (128, 128), interpolation=cv2.INTER_AREA)  # no upscaling
     edges = cv2.Laplacian(gray, cv2.CV_64F)
     face = slice(26, 109)  # without its surroundings
-    return edges[face, face].var(), gray[face, face].mean()
-
-
-def _measure_entry(entry: dict | None) -> tuple[float, ...]:
-    """Confidence, size, roll, yaw and pitch, as `faces.json` knows them."""
-    if entry is None:
-        return (np.nan,) * 5
-    left, top, right, bottom = entry["box"]
-    pose = estimate_head_pose(np.array(entry["landmarks"]))
-    return entry["confidence"], min(right - left, bottom - top), *pose
+    confidence = size = roll = yaw = pitch = np.nan
+    if entry is not None:
+        left, top, right, bottom = entry["box"]
+        confidence, size = entry["confidence"], min(right - left, bottom - top)
+        roll, yaw, pitch = estimate_head_pose(np.array(entry["landmarks"]))
+    return {
+        "sharpness": edges[face, face].var(),
+        "brightness": gray[face, face].mean(),
+        "confidence": confidence,
+        "size": size,
+        "roll": roll,
+        "yaw": yaw,
+        "pitch": pitch,
+    }
 
 
 def _measure_blur(sharpness: np.ndarray) -> np.ndarray:
