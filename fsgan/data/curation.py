@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fsgan.data import quality
 from fsgan.data.extract import (
     RECORD,
     StageResult,
@@ -19,15 +20,7 @@ from fsgan.data.extract import (
     write_faces_record,
     write_json,
 )
-from fsgan.data.quality import (
-    ExamineSettings,
-    FolderReport,
-    advise,
-    compare_folders,
-    embed_files,
-    examine_folder,
-    render_page,
-)
+from fsgan.data.quality import ExamineSettings, FolderReport, embed_files
 from fsgan.faces.identity import SAME_PERSON, load_network
 from fsgan.media.images import (
     contact_sheet,
@@ -52,7 +45,7 @@ class Examination:
 
     Attributes:
         folders: A, and B where it was given.
-        coverage: as of `compare_folders`; None without B or where poses are not known.
+        coverage: as of `quality.compare_folders`; None where A stands alone.
         advice: plain sentences, the most important ones of all this.
         page: all this as HTML, with the worst faces and why they are rejected.
     """
@@ -140,10 +133,10 @@ def examine_faces(
     paths = [Path(path) for path in (faces_a, faces_b) if path is not None]
     if len({path.resolve() for path in paths}) < len(paths):
         raise ValueError(f"A and B need two folders, got {faces_a} for both")
-    folders = tuple(examine_folder(path, settings) for path in paths)
-    coverage = compare_folders(*folders) if len(folders) == 2 else None
-    advice = advise(folders, coverage)
-    report = Examination(folders, coverage, advice, render_page(folders, advice))
+    folders = tuple(quality.examine_folder(path, settings) for path in paths)
+    coverage = quality.compare_folders(*folders) if len(folders) == 2 else None
+    advice = quality.advise(folders, coverage)
+    page = quality.render_page(folders, advice)
     for sentence in advice:
         log.info(sentence)
     if apply:
@@ -162,8 +155,8 @@ def examine_faces(
     found = [{"folder": str(f.path), "faces": f.as_json()} for f in folders]
     write_json(out, {"advice": advice, "coverage": coverage, "folders": found})
     with write_beside(out.with_suffix(".html")) as temporary:
-        temporary.write_text(report.page, encoding="utf-8")
-    return report
+        temporary.write_text(page, encoding="utf-8")
+    return Examination(folders, coverage, advice, page)
 
 
 def restore_faces(faces_dir: str | Path) -> list[Path]:
