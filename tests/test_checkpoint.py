@@ -22,9 +22,9 @@ CONFIG = ModelConfig(64, "lite", attention=False, latent=8, coverage=0.75)
 SETTINGS = {"model": CONFIG, "iteration": 2, "training": {"batch_size": 3}}
 
 
-def build(config=CONFIG):
+def build():
     """Networks, and an optimizer of the encoder."""
-    networks = build_networks(config)
+    networks = build_networks(CONFIG)
     optimizer = keras.optimizers.Adam()
     optimizer.build(networks["encoder"].trainable_variables)
     return networks, {"generator": optimizer}
@@ -194,10 +194,9 @@ def write_keras2(path, layers, names=bytes, group="/"):
             of_layer = root.create_group(layer)
             of_layer.attrs["weight_names"] = spelled(weights)
             for name, weight in weights.items():
-                if isinstance(weight, tuple):
-                    of_layer.create_dataset(name, weight, "float32")
-                else:
-                    of_layer.create_dataset(name, data=weight)
+                zeros = isinstance(weight, tuple)  # need no room in the file
+                content = {"shape": weight} if zeros else {"data": weight}
+                of_layer.create_dataset(name, dtype="float32", **content)
 
 
 KERNEL, BIAS = np.arange(6.0).reshape(2, 3), np.ones(3)

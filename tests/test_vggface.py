@@ -15,7 +15,8 @@ from fsgan.models.precision import computing_in
 from fsgan.models.vggface import FILE, URL, build_vggface, load_vggface, preprocess
 
 
-def stand_in_weights():
+@pytest.fixture(scope="module")
+def stand_in() -> dict:
     """Weights by layer: convolution k and its norm from RandomState(5000 + k)."""
     shapes = {"conv1/7x7_s2": (7, 7, 3, 64)}
     channels = 64
@@ -33,7 +34,7 @@ def stand_in_weights():
         random = np.random.RandomState(5000 + k)
         kernel = random.standard_normal(shape) / np.sqrt(np.prod(shape[:-1]))
         gamma, beta, mean, variance = 0.1 * random.standard_normal((4, shape[-1]))
-        layers[name] = {"kernel": kernel.astype("float32")}
+        layers[name] = {"kernel": kernel}
         layers[f"{name}/bn"] = {
             "gamma": 1 + gamma,
             "beta": beta,
@@ -41,11 +42,6 @@ def stand_in_weights():
             "moving_variance": 1 + np.abs(variance),
         }
     return layers
-
-
-@pytest.fixture(scope="module")
-def stand_in() -> dict:
-    return stand_in_weights()
 
 
 @pytest.fixture(scope="module")

@@ -88,10 +88,7 @@ def save_checkpoint(
 def load_checkpoint(folder: Path, networks: Networks, optimizers: Optimizers) -> dict:
     """Puts a checkpoint's state into the networks and optimizers of a training.
 
-    Args:
-        folder: The checkpoint.
-        networks: What to overwrite, by name.
-        optimizers: What to overwrite, built; they stay fresh at iteration 0.
+    Optimizers have to be built; at iteration 0 they stay fresh.
 
     Returns:
         The settings, as of `read_settings`.
@@ -115,8 +112,8 @@ def transfer_weights(
 
     Args:
         model_dir: Folder of the other training.
-        networks: What to overwrite, as of `build_networks`.
-        config: The architecture of the networks.
+        networks: What to overwrite, by name.
+        config: Their architecture.
         what: "encoder", or "all" networks.
 
     Raises:

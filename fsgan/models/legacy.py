@@ -103,8 +103,8 @@ def read_legacy(
         norm: As of `import_legacy`.
 
     Returns:
-        The architecture, and for each network of `build_networks` that has
-        a file its weights in RGB, float32, in the order of `set_weights`.
+        The architecture, and for each network that has a file its weights in RGB,
+        float32, in the order of `set_weights`.
 
     Raises:
         FileNotFoundError: The encoder or a decoder is missing.
@@ -133,14 +133,7 @@ def read_legacy(
 
 
 def swap_red_and_blue(weights: list[np.ndarray]) -> list[np.ndarray]:
-    """Turns the weights of a network from BGR to RGB, or back.
-
-    Args:
-        weights: Of an encoder, decoder or discriminator, as of `get_weights`.
-
-    Returns:
-        The weights of the network that does the same to images of the other order.
-    """
+    """Turns a network's weights, as of `get_weights`, from BGR to RGB, or back."""
     swapped = []
     for array in weights:
         # Only what reads images has 3 or, two at once, 6 channels in; only what makes
