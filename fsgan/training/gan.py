@@ -441,12 +441,13 @@ def _list_parts(config: ModelConfig, updates: str) -> dict[str, list[str]]:
     decoders = [f"decoder_{side}" for side in config.sides]
     discriminators = [f"discriminator_{side}" for side in config.sides]
     if updates == "fused":
-        generators = {"generator": ["encoder", *decoders]}
-        judges = {"discriminator": discriminators}
+        parts = {"generator": ["encoder", *decoders], "discriminator": discriminators}
     else:
-        generators = {f"generator_{d[-1]}": ["encoder", d] for d in decoders}
-        judges = {name: [name] for name in discriminators}
-    return generators | (judges if config.discriminators else {})
+        parts = {f"generator_{d[-1]}": ["encoder", d] for d in decoders}
+        parts |= {name: [name] for name in discriminators}
+    if config.discriminators:
+        return parts
+    return {name: of for name, of in parts.items() if name.startswith("generator")}
 
 
 @contextmanager
