@@ -143,23 +143,6 @@ def test_pictures_score_as_computed_by_hand():
     assert ssim(real, real.copy()) == pytest.approx(1)
 
 
-def test_structures_are_compared_through_a_gaussian_window():
-    rng = np.random.default_rng(3)
-    # Of 11 pixels a side there is one place for the window.
-    real, generated = rng.integers(0, 256, (2, 11, 11, 3), np.uint8)
-    bell = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
-    weight = (np.outer(bell, bell) / bell.sum() ** 2)[..., None]
-    x, y = real.astype(float), generated.astype(float)
-    x_mean, y_mean = (weight * x).sum((0, 1)), (weight * y).sum((0, 1))
-    x_power = (weight * (x - x_mean) ** 2).sum((0, 1))
-    y_power = (weight * (y - y_mean) ** 2).sum((0, 1))
-    shared = (weight * (x - x_mean) * (y - y_mean)).sum((0, 1))
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    expected = (2 * x_mean * y_mean + c1) * (2 * shared + c2)
-    expected /= (x_mean**2 + y_mean**2 + c1) * (x_power + y_power + c2)
-    assert ssim(real, generated) == pytest.approx(expected.mean())
-
-
 # Seam
 
 RAMP = np.arange(12)

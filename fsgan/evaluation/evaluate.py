@@ -144,7 +144,14 @@ def evaluate(
         swapped=str(swapped),
         direction=direction,
         notes=tuple(notes),
-        environment=_environment(),
+        environment={
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "date": datetime.now(UTC).date().isoformat(),
+            "python": platform.python_version(),
+            "keras": f"{keras.__version__} on {keras.backend.backend()}",
+            "opencv": cv2.__version__,
+            **{name: version(name) for name in ("fsgan", "numpy", "av")},
+        },
         figures=figures,
         similarities=similarities,
         frames=tuple(frames),
@@ -163,16 +170,11 @@ def evaluate(
 def _probe_both(source: Path, swapped: Path) -> tuple[VideoInfo, VideoInfo]:
     """Describes both videos; raises where they cannot be laid over each other."""
     infos = probe(source), probe(swapped)
-    own, other = ((info.width, info.height) for info in infos)
-    if other in ((2 * own[0], own[1]), (3 * own[0], own[1])):
+    sizes = [(info.width, info.height) for info in infos]
+    if sizes[0] != sizes[1]:
         raise ValueError(
-            f"{swapped} shows {other[0] // own[0]} pictures side by side: convert "
-            "again with layout=1"
-        )
-    if own != other:
-        raise ValueError(
-            f"{swapped} is {other[0]}x{other[1]} pixels, {source} {own[0]}x{own[1]}: "
-            "give the very footage that was swapped"
+            "{} is {}x{} pixels, {} {}x{}: give the very footage that was swapped, "
+            "converted with layout=1".format(swapped, *sizes[1], source, *sizes[0])
         )
     return infos
 
@@ -182,22 +184,17 @@ def _read_conversion(
 ) -> tuple[ConvertSettings, list[str]]:
     """The settings of the conversion, from the file beside its result, and notes."""
     path, defaults = sidecar_path(swapped), ConvertSettings(direction=direction)
+    use = "says how the video was converted: the default settings are used."
     if not path.is_file():
-        return defaults, [
-            f"There is no {path.name} that says how the video was converted: the "
-            "default settings are used."
-        ]
+        return defaults, [f"There is no {path.name} that {use}"]
     try:
         recorded = dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
         names = {field.name for field in fields(ConvertSettings)}
         unknown = sorted(recorded.keys() - names)
         settings = ConvertSettings(**{k: recorded[k] for k in recorded.keys() & names})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return defaults, [
-            f"{path.name}, which says how the video was converted, is damaged or of "
-            f"another version ({type(error).__name__}: {error}): the default settings "
-            "are used."
-        ]
+        why = f"damaged or of another version ({type(error).__name__}: {error})"
+        return defaults, [f"{path.name} is {why}; it {use}"]
     if settings.direction != direction:
         raise ValueError(
             f"{swapped} was swapped {settings.direction}: say "
@@ -205,10 +202,9 @@ def _read_conversion(
         )
     if not unknown:
         return settings, []
-    return settings, [
-        f"{path.name} is of another version: its settings {', '.join(unknown)} are "
-        "unknown here and left out."
-    ]
+    names = ", ".join(unknown)
+    note = f"{path.name} is of another version: its settings {names} are unknown here."
+    return settings, [note]
 
 
 def _note_on_masks(swapper: FaceSwapper | None, swapped: Path) -> str:
@@ -280,8 +276,8 @@ def _compare_identities(
         embeddings = {name: embed(faces) for name, faces in crops.items() if faces}
         distractors = others and embed(others)
     except FileNotFoundError:
-        note = "Whose face it is was not measured: it needs dlib's face network, pip "
-        return {}, {}, note + "install 'fsgan[identity]'."
+        needed = "dlib's face network: pip install 'fsgan[identity]'"
+        return {}, {}, f"Whose face it is was not measured: it needs {needed}."
     against = {"target": "target", "source": "source", "swapped": "target"}
     similarities = {
         name: cosine_similarity(faces, embeddings[against[name]]).round(4).tolist()
@@ -351,15 +347,3 @@ def _rebuild(
         f"Rebuilt are {' and '.join(counts)}, the share of {share:g} that training "
         "held out if it had these very folders; whole pictures, without mask."
     )
-
-
-def _environment() -> dict[str, str]:
-    """Where and with what it was measured."""
-    return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "date": datetime.now(UTC).date().isoformat(),
-        "python": platform.python_version(),
-        "keras": f"{keras.__version__} on {keras.backend.backend()}",
-        "opencv": cv2.__version__,
-        **{name: version(name) for name in ("fsgan", "numpy", "av")},
-    }

@@ -75,13 +75,12 @@ def identity_scores(
         others: float (l, d), of other people (distractors).
 
     Returns:
-        "to_target", "to_source": each swapped face's mean cosine similarity to the
-        target's and to the source's faces. "within_target": mean similarity of two
-        faces of the target, None of one face. "target_to_source": that of a target's
-        and a source's face. "moved": (to_target - target_to_source) / (within_target -
-        target_to_source) of the means; None where the people are not told apart.
-        "nearest_target", "nearest_source", "nearest_other": shares of swapped faces by
-        whose their nearest real face is; a tie is not the target's.
+        "to_target", "to_source": each swapped face's mean cosine similarity to theirs;
+        "within_target", "target_to_source": mean similarity of two real faces; "moved":
+        (to_target - target_to_source) / (within_target - target_to_source), None where
+        the people are not told apart; "nearest_target", "nearest_source",
+        "nearest_other": shares of swapped faces by whose their nearest real face is; a
+        tie is not the target's.
     """
     to_target = cosine_similarity(swapped, target)
     to_source = cosine_similarity(swapped, source)

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ NOT_MEASURED = "not measured"
 _ROLL_ERROR, _YAW_ERROR = 3.0 * 2**0.5, 5.0 * 2**0.5  # degrees
 _SOUND_EARLY, _SOUND_LATE = -0.045, 0.125  # seconds, noticed from: ITU-R BT.1359-1
 _COLUMNS = 88  # of the table in text
+_ROW = "{:<26}{:<13}{:<24}{:<10}{:<12}"
 
 
 @dataclass(frozen=True)
@@ -185,16 +187,16 @@ class Evaluation:
     def __str__(self) -> str:
         """Lays out all figures as a table, at most 88 columns wide, then the notes."""
         lines = [self.title, *textwrap.wrap(self.description, _COLUMNS)]
-        group = ""
-        for row in self.assessments:
-            if row.group != group:
-                group = row.group
-                lines += ["", _line(group, "mean", "5 % / median / 95 %", "ideal", "")]
-            lines.append(_line(f"  {row.measure}", *row[3:]))
+        for group, rows in groupby(self.assessments, lambda row: row.group):
+            lines += [
+                "",
+                _ROW.format(group, "mean", "5 % / median / 95 %", "ideal", ""),
+            ]
+            lines += [_ROW.format(f"  {row.measure}", *row[3:]) for row in rows]
         lines.append("")
         for note in self.notes:
             lines += textwrap.wrap(f"- {note}", _COLUMNS, subsequent_indent="  ")
-        return "\n".join(lines)
+        return "\n".join(line.rstrip() for line in lines)
 
     def _repr_html_(self) -> str:
         return render("evaluation_table.html", evaluation=self)
@@ -286,10 +288,3 @@ def _ranked(values: np.ndarray) -> np.ndarray:
     """Ranks from 0 (smallest) to 1 (largest); NaN where there is no value."""
     ranks = rankdata(values, nan_policy="omit")
     return (ranks - 1) / max(np.count_nonzero(~np.isnan(values)) - 1, 1)
-
-
-def _line(*cells: str) -> str:
-    """A line of the table in text."""
-    widths = (26, 13, 24, 10, 12)
-    joined = "".join(cell.ljust(n) for cell, n in zip(cells, widths, strict=True))
-    return joined.rstrip()
