@@ -32,43 +32,29 @@ def corners(image):
     return [tuple(c) for c in (picked[:2, :2].reshape(4, 3) > 127) * 255]
 
 
-def same(first, second):
-    return (first.index, first.time, first.damaged) == (
-        second.index,
-        second.time,
-        second.damaged,
-    ) and np.array_equal(first.image, second.image)
+def assert_same(frames, expected):
+    assert len(frames) == len(expected)
+    for one, other in zip(frames, expected, strict=True):
+        assert (one.index, one.time) == (other.index, other.time)
+        assert one.damaged == other.damaged
+        np.testing.assert_array_equal(one.image, other.image)
 
 
 # --- videos ---
 
 
-def test_probe_tells_size_rate_length_and_sound(tmp_path):
-    silent = make_clip(tmp_path / "silent.mp4", gray_pictures(30), fps=NTSC)
-    info = probe(silent)
-    assert info == VideoInfo(silent, 64, 48, NTSC, info.duration, 30, False)
-    assert info.duration == pytest.approx(30 * 1001 / 30000, abs=1e-3)
-    loud = make_clip(tmp_path / "loud.mp4", gray_pictures(5), sound="aac")
-    assert probe(str(loud)).has_audio
-
-
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])  # Matroska rounds to 1 ms
 def test_frames_come_in_order_with_index_and_exact_time(tmp_path, suffix):
     path = make_clip(tmp_path / f"clip{suffix}", gray_pictures(40), fps=NTSC)
+    info = probe(path)
+    assert info == VideoInfo(path, 64, 48, NTSC, info.duration, 40, False)
+    assert info.duration == pytest.approx(40 / NTSC, abs=1e-3)
     frames = list(read_frames(path))
     assert [frame.index for frame in frames] == list(range(40))
     assert [frame.time for frame in frames] == [k / NTSC for k in range(40)]
     brightness = [frame.image.mean() for frame in frames]
     np.testing.assert_allclose(brightness, 16 + 3 * np.arange(40), atol=2)
     assert frames[0].image.dtype == np.uint8 and frames[0].image.flags.writeable
-
-
-def test_start_and_end_choose_by_time_and_keep_the_index(tmp_path):
-    path = make_clip(tmp_path / "clip.mp4", gray_pictures(50))
-    frames = list(read_frames(path, start=0.04, end=0.2))
-    assert [frame.index for frame in frames] == [1, 2, 3, 4]
-    assert [frame.time for frame in frames] == [Fraction(k, 25) for k in range(1, 5)]
-    assert frames[0].image.mean() == pytest.approx(19, abs=2)
 
 
 @pytest.mark.parametrize(
@@ -211,19 +197,21 @@ def test_what_is_transparent_is_laid_over_white(tmp_path, name, codec, pixels):
     assert picked == [RED, BLUE, WHITE, (204, 204, 255)]
 
 
-@pytest.mark.parametrize("first", [Fraction(2), Fraction(-1)])
-def test_a_clock_that_does_not_start_at_0_is_set_to_it(tmp_path, first):
-    times = [first + Fraction(k, 25) for k in range(5)]
-    path = tmp_path / ("clip.mkv" if first > 0 else "clip.nut")
-    make_clip(path, gray_pictures(5), codec="ffv1", pixels="bgr0", times=times)
-    assert times_of(path) == [Fraction(k, 25) for k in range(5)]
-
-
-def test_the_sound_may_start_before_the_picture(tmp_path):
-    times = [Fraction(1, 2) + Fraction(k, 25) for k in range(30)]
-    path = tmp_path / "clip.mov"
-    make_clip(path, gray_pictures(30), times=times, sound="pcm_s16le")
-    assert times_of(path) == times
+@pytest.mark.parametrize(
+    ("name", "first", "made", "expected"),
+    [
+        ("clip.mkv", 2, {"codec": "ffv1", "pixels": "bgr0"}, 0),
+        ("clip.nut", -1, {"codec": "ffv1", "pixels": "bgr0"}, 0),
+        ("clip.mov", Fraction(1, 2), {"sound": "pcm_s16le"}, Fraction(1, 2)),
+    ],
+)
+def test_the_clock_starts_with_the_first_picture_or_sound(
+    tmp_path, name, first, made, expected
+):
+    times = [first + Fraction(k, 25) for k in range(30)]
+    path = make_clip(tmp_path / name, gray_pictures(30), times=times, **made)
+    assert probe(path).has_audio == ("sound" in made)
+    assert times_of(path) == [expected + Fraction(k, 25) for k in range(30)]
 
 
 @pytest.mark.parametrize(
@@ -276,9 +264,10 @@ def test_a_stretch_is_that_of_the_whole(tmp_path, name, codec, options, times):
     whole = list(read_frames(path))
     assert len(whole) == 50
     for first in range(0, 50, 7):
-        part = list(read_frames(path, float(whole[first].time), 9))
-        assert len(part) == 50 - first
-        assert all(map(same, part, whole[first:]))
+        assert_same(list(read_frames(path, float(whole[first].time), 9)), whole[first:])
+    assert_same(
+        list(read_frames(path, *(float(whole[k].time) for k in (1, 5)))), whole[1:5]
+    )
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
@@ -288,7 +277,7 @@ def test_what_lies_before_the_key_frame_is_not_decoded(tmp_path, caplog, name):
     whole = list(read_frames(path))
     break_packet(path, 5)
     part = list(read_frames(path, start=45 / 25))
-    assert all(map(same, part, whole[45:])) and len(part) == 15
+    assert_same(part, whole[45:])
     assert not caplog.records
     assert any(frame.damaged for frame in read_frames(path))
 
@@ -304,22 +293,6 @@ def break_packet(path, number, whole=False):
     data = path.read_bytes()
     assert data.count(content) == 1
     path.write_bytes(data.replace(content, content[:begin] + nonsense))
-
-
-def test_a_damaged_stream_yields_what_decodes_and_one_warning(tmp_path, caplog):
-    path = tmp_path / "clip.mp4"
-    make_clip(path, noise_pictures(60), options={"g": "10"}, sound="aac")
-    assert len(times_of(path)) == 60
-    assert not caplog.records
-    data = bytearray(path.read_bytes())
-    begin, length = len(data) // 2, len(data) // 10
-    data[begin : begin + length] = np.random.default_rng(0).bytes(length)
-    path.write_bytes(data)
-    times = times_of(path)
-    assert 30 <= len(times) <= 60
-    assert len(caplog.records) == 1
-    assert f"clip.mp4 is damaged: {len(times)} frames" in caplog.text
-    assert all(np.diff(np.array(times, float)) > 0)
 
 
 @pytest.mark.parametrize(
@@ -468,8 +441,7 @@ def test_an_animation_is_a_video_wherever_it_is_read(tmp_path, suffix):
         reddish = frame.image[20, ::10] == (200, 0, 0)
         assert (frame.image[20, 10 + 10 * index] == (200, 0, 0)).all()
         assert reddish.all(-1).sum() == 1 and (frame.image[0] == 255).all()
-    part = list(read_frames(path, start=0.1, end=0.45))
-    assert len(part) == 2 and all(map(same, part, frames[1:3]))
+    assert_same(list(read_frames(path, start=0.1, end=0.45)), frames[1:3])
 
 
 def test_a_broken_animation_yields_its_beginning(tmp_path, caplog):
@@ -530,16 +502,12 @@ def test_a_folder_is_read_as_a_video_of_25_frames_a_second(shot):
     assert [frame.index for frame in frames] == list(range(12))
     assert [frame.time for frame in frames] == [Fraction(k, 25) for k in range(12)]
     assert not any(frame.damaged for frame in frames)
-    part = list(read_frames(shot, start=0.04, end=0.2))
-    assert [frame.index for frame in part] == [1, 2, 3, 4]
-    assert levels(part) == [10, 20, 30, 40]
+    assert_same(list(read_frames(shot, start=0.04, end=0.2)), frames[1:5])
 
 
 @pytest.mark.parametrize("fps", [NTSC, 12.5])
 def test_the_rate_given_sets_the_times(shot, fps):
-    info = probe(shot, fps)
-    assert info.fps == Fraction(fps)
-    assert info.duration == pytest.approx(12 / fps)
+    assert probe(shot, fps).fps == Fraction(fps)
     frames = read_frames(shot, fps=fps)
     assert [frame.time for frame in frames] == [k / Fraction(fps) for k in range(12)]
 
@@ -547,8 +515,7 @@ def test_the_rate_given_sets_the_times(shot, fps):
 def test_photos_that_lie_on_their_side_come_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    for name in ("a.jpg", "b.jpg"):
-        Image.fromarray(gray(9, 20, 30)).save(tmp_path / name, exif=exif)
+    Image.fromarray(gray(9, 20, 30)).save(tmp_path / "a.jpg", exif=exif)
     assert (probe(tmp_path).width, probe(tmp_path).height) == (20, 30)
     assert next(read_frames(tmp_path)).image.shape == (30, 20, 3)
 
