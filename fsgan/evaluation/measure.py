@@ -291,9 +291,7 @@ def read_sound(path: Path, start: float, seconds: float) -> np.ndarray:
         track = container.streams.best("audio")
         origin = clock_start(container) + Fraction(start)
         resampler = av.AudioResampler("flt", "mono", SOUND_RATE)
-        frames = (
-            x for x in decode(packets(container, track)) if x and x.pts is not None
-        )
+        frames = (x for x in decode(packets(track)) if x and x.pts is not None)
         heard = takewhile(lambda x: x.pts * x.time_base - origin <= seconds, frames)
         for frame in chain(heard, [None]):  # None flushes the resampler
             for piece in resampler.resample(frame):

@@ -54,8 +54,8 @@ def open_media(path: Path) -> Iterator[InputContainer]:
 
 
 @contextmanager
-def open_video(path: Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
-    """Open a file as `open_media` does; yield it and its first video stream."""
+def open_video(path: Path) -> Iterator[av.VideoStream]:
+    """Open a file as `open_media` does; yield its first video stream."""
     with open_media(path) as container:
         name = container.format.name
         if name == "image2" or name.endswith("_pipe"):
@@ -75,7 +75,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, av.VideoStream]]:
                 f"the video codec of {path} is unknown; convert it to H.264 first"
             )
         stream.thread_type = "AUTO"
-        yield container, stream
+        yield stream
 
 
 def clock_start(container: InputContainer) -> Fraction:
@@ -85,12 +85,10 @@ def clock_start(container: InputContainer) -> Fraction:
     return min(starts, default=Fraction(0))
 
 
-def packets(
-    container: InputContainer, stream: av.VideoStream | av.AudioStream
-) -> Iterator[av.Packet | None]:
+def packets(stream: av.VideoStream | av.AudioStream) -> Iterator[av.Packet | None]:
     """Yield the packets of a stream in file order; None where the file breaks off."""
     try:
-        yield from container.demux(stream)
+        yield from stream.container.demux(stream)
     except FFmpegError:
         yield None
 
@@ -106,14 +104,12 @@ def decode(
             yield None
 
 
-def frame_clock(
-    container: InputContainer, stream: av.VideoStream, fps: Fraction
-) -> Callable[[int], Fraction]:
+def frame_clock(stream: av.VideoStream, fps: Fraction) -> Callable[[int], Fraction]:
     """Return a function from the ticks of a stream to seconds since the file's start.
 
     Matroska rounds 1/30 s to 33 ms: times next to the grid of `fps` are put on it.
     """
-    unit, origin = stream.time_base, clock_start(container)
+    unit, origin = stream.time_base, clock_start(stream.container)
     tolerance = min(unit, Fraction(1, 1000))
 
     def time_of(ticks: int) -> Fraction:
@@ -141,14 +137,14 @@ def find_entry(
     not correspond, or the key frame does not decode by itself, there is none.
     """
     shown, key = [], None
-    with open_video(path) as (container, stream):
+    with open_video(path) as stream:
         seekable = (
-            container.format.name in _SEEKABLE_FORMATS
+            stream.container.format.name in _SEEKABLE_FORMATS
             and stream.codec_context.codec.canonical_name in _SEEKABLE_CODECS
         )
         if not seekable:
             return None
-        for packet in packets(container, stream):
+        for packet in packets(stream):
             if packet is not None and not packet.size:  # the end
                 break
             if packet is None or packet.is_corrupt or packet.pts is None:
@@ -166,8 +162,8 @@ def find_entry(
         before = sorted(pts for pts in shown if pts <= ticks)
         if any(b <= a for a, b in pairwise(map(time_of, before))):
             return None  # such times are mended one after the other
-        container.seek(seek_to, stream=stream)
-        for frame in decode(packets(container, stream)):
+        stream.container.seek(seek_to, stream=stream)
+        for frame in decode(packets(stream)):
             if frame is None or frame.pts is None or frame.pts > ticks:
                 return None
             if frame.pts == ticks:

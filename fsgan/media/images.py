@@ -52,18 +52,15 @@ _truncated_lock = threading.Lock()
 _ORIENTATION = 0x0112  # EXIF; 5..8 lie on their side
 
 
-def make_folder(folder: Path, file: Path) -> None:
-    """Create the folder that `file` needs, or raise an OSError that names the file."""
+@contextmanager
+def preparing(path: Path) -> Iterator[None]:
+    """Say in one sentence that an output cannot be written where it should be."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
-        raise _unwritable(file, error) from error
-
-
-def _unwritable(file: Path, error: OSError) -> OSError:
-    return type(error)(
-        f"{file} cannot be written ({error.strerror}); choose another output folder"
-    )
+        raise type(error)(
+            f"{path} cannot be written ({error.strerror}); choose another output folder"
+        ) from error
 
 
 @contextmanager
@@ -83,11 +80,9 @@ def write_beside(path: str | Path) -> Iterator[Path]:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file")
     temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
-    make_folder(path.parent, path)
-    try:
+    with preparing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
-    except OSError as error:
-        raise _unwritable(path, error) from error
     try:
         yield temporary
         os.replace(temporary, path)

@@ -242,8 +242,8 @@ _ToRgb = Callable[[av.VideoFrame], np.ndarray]
 
 def _probe_video(path: Path) -> tuple[VideoInfo, av.VideoFrame, _ToRgb]:
     """Describe a video file; return its first frame and what makes RGB of them all."""
-    with open_video(path) as (container, stream):
-        frame = next(filter(None, decode(packets(container, stream))), None)
+    with open_video(path) as stream:
+        frame = next(filter(None, decode(packets(stream))), None)
         if frame is None:
             raise ValueError(
                 f"no frame of {path} can be decoded ({stream.codec_context.name}); "
@@ -255,9 +255,9 @@ def _probe_video(path: Path) -> tuple[VideoInfo, av.VideoFrame, _ToRgb]:
         if stream.duration:
             duration = stream.duration * stream.time_base
         else:
-            duration = Fraction(container.duration or 0, av.time_base)
+            duration = Fraction(stream.container.duration or 0, av.time_base)
         frames = stream.frames or round(duration * (rate or 0))
-        has_audio = bool(container.streams.audio)
+        has_audio = bool(stream.container.streams.audio)
     if not (duration and frames):  # a stream saved live: nobody noted its length
         frames, duration = _measure(path)
     fps = rate or frames / duration
@@ -268,9 +268,9 @@ def _probe_video(path: Path) -> tuple[VideoInfo, av.VideoFrame, _ToRgb]:
 def _measure(path: Path) -> tuple[int, Fraction]:
     """Count the frames and add up their time, without decoding them."""
     frames, seconds = 0, Fraction(0)
-    with open_video(path) as (container, stream):
-        origin = clock_start(container)
-        for packet in packets(container, stream):
+    with open_video(path) as stream:
+        origin = clock_start(stream.container)
+        for packet in packets(stream):
             if packet is not None and packet.size:
                 frames += 1
                 ticks = packet.dts if packet.pts is None else packet.pts
@@ -288,16 +288,16 @@ def _read_video(
 
     def noted() -> Iterator[av.Packet | None]:
         nonlocal broken
-        for packet in packets(container, stream):
+        for packet in packets(stream):
             broken |= packet is None or packet.is_corrupt
             yield packet
 
-    with open_video(info.path) as (container, stream):
-        time_of = frame_clock(container, stream, info.fps)
+    with open_video(info.path) as stream:
+        time_of = frame_clock(stream, info.fps)
         if first:
             entry = find_entry(info.path, time_of, first)
         if entry is not None:
-            container.seek(entry.seek_to, stream=stream)
+            stream.container.seek(entry.seek_to, stream=stream)
             index = entry.index - 1
         for decoded in decode(noted()):
             if decoded is None:

@@ -47,20 +47,16 @@ def add_sound(
     codec = track.codec_context.codec.canonical_name
     if codec in (container.supported_codecs if copied is None else copied):
         stream = container.add_stream_from_template(track)
-        return _copied(source, track, stream, *limits)
+        return _copied(track, stream, *limits)
     rates = av.Codec(encoder, "w").audio_rates
     rate = track.rate if track.rate in rates else 48_000
     stream = container.add_stream(encoder, rate=rate, bit_rate=192_000)
     stream.layout = "mono" if track.channels == 1 else "stereo"
-    return _encoded(source, track, stream, *limits)
+    return _encoded(track, stream, *limits)
 
 
 def _copied(
-    source: InputContainer,
-    track: av.AudioStream,
-    stream: av.AudioStream,
-    start: Fraction,
-    end: Fraction | None,
+    track: av.AudioStream, stream: av.AudioStream, start: Fraction, end: Fraction | None
 ) -> Iterator[av.Packet]:
     # A decoder needs one packet of run-up before the one heard first. Only mp4 can
     # say that it is not to be heard; Matroska would delay the pictures instead,
@@ -71,7 +67,7 @@ def _copied(
     if in_matroska and head.startswith(b"OpusHead"):
         samples = int.from_bytes(head[10:12], "little")
         first -= Fraction(-(-samples // 48), 1000)  # Matroska's ticks
-    for packet in packets(source, track):
+    for packet in packets(track):
         if packet is None or packet.pts is None or packet.is_corrupt:
             continue
         time = packet.pts * packet.time_base
@@ -85,11 +81,7 @@ def _copied(
 
 
 def _encoded(
-    source: InputContainer,
-    track: av.AudioStream,
-    stream: av.AudioStream,
-    start: Fraction,
-    end: Fraction | None,
+    track: av.AudioStream, stream: av.AudioStream, start: Fraction, end: Fraction | None
 ) -> Iterator[av.Packet]:
     graph = av.filter.Graph()
     graph.link_nodes(
@@ -102,7 +94,7 @@ def _encoded(
     ).configure()
 
     def heard() -> Iterator[av.AudioFrame | None]:
-        for frame in decode(packets(source, track)):
+        for frame in decode(packets(track)):
             if frame is None or frame.pts is None:
                 continue
             if end is not None and frame.pts * frame.time_base >= end:

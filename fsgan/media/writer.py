@@ -29,7 +29,7 @@ from fsgan.media.encoding import (
     choose_format,
     join_parts,
 )
-from fsgan.media.images import make_folder, write_image
+from fsgan.media.images import preparing, write_image
 from fsgan.media.reader import time_limits
 
 logger = logging.getLogger(__name__)
@@ -130,7 +130,8 @@ class VideoWriter:
         if self.audio_from is not None:
             with open_media(Path(self.audio_from)):
                 pass
-        make_folder(self._hidden, self.path)
+        with preparing(self.path):
+            self._hidden.mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
