@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from fractions import Fraction
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -117,21 +118,23 @@ def test_in_a_notebook_it_is_a_line_and_the_contact_sheet(swap):
     assert "<img" in swap._repr_html_()
 
 
-def test_only_the_seconds_asked_for_are_converted(gray_model, clip, tmp_path):
-    out = tmp_path / "part.mp4"
-    result = convert_video(clip, out, gray_model, start=0.08, end=0.2)
+def test_only_the_seconds_asked_for_are_converted_and_marked_unless_asked(
+    gray_model, clip, tmp_path, caplog
+):
+    out, settings = tmp_path / "part.webm", ConvertSettings(mark=False)
+    result = convert_video(clip, out, gray_model, settings, start=0.08, end=0.2)
     assert result.frames == len(frames_of(out)) == 3
     source = frames_of(clip)[2].astype(float)
     assert np.abs(frames_of(out)[0] - source)[:, :60].mean() < 3
+    assert read_marks(out) == {}
+    assert "marks are off" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("name", "stretch", "message"),
     [
-        ("no.mp4", {"start": -1}, "start must be in"),
         ("no.mp4", {"start": 0.3, "end": 0.3}, "start must be in"),
         ("no.mp4", {"start": 60}, "frame"),
-        ("no.avi", {}, r"\.avi"),
         ("no.gif", {}, r"\.gif"),
         ("no/%05d.png", {}, r"\.png"),
     ],
@@ -142,13 +145,6 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(
     with pytest.raises(ValueError, match=message):
         convert_video(clip, tmp_path / name, gray_model, **stretch)
     assert names_in(tmp_path) == []
-
-
-def test_a_file_that_is_no_video_leaves_nothing(gray_model, tmp_path):
-    (tmp_path / "text.mp4").write_text("hello")
-    with pytest.raises(ValueError, match=r"text\.mp4"):
-        convert_video(tmp_path / "text.mp4", tmp_path / "out.mp4", gray_model)
-    assert names_in(tmp_path) == ["text.mp4"]
 
 
 def test_a_loaded_swapper_serves_again(clip, gray_model, swap, tmp_path):
@@ -298,7 +294,6 @@ def test_lossless_with_layers_nothing_but_the_face_changes(gray_model, clip, tmp
     settings = ConvertSettings(layers=True, lossless=True)
     result = convert_video(clip, tmp_path / "swap.mkv", gray_model, settings)
     folder = tmp_path / "swap.layers"
-    assert len(list((folder / "face").iterdir())) == FRAMES
     pairs = zip(frames_of(clip), frames_of(result.path), strict=True)
     for index, (source, swapped) in enumerate(pairs):
         with Image.open(folder / "face" / f"{index:06d}.png") as image:
@@ -308,13 +303,8 @@ def test_lossless_with_layers_nothing_but_the_face_changes(gray_model, clip, tmp
         # Half a level each: face, result, and alpha for the widest difference.
         assert np.abs(again - swapped).max() <= 1.5
         assert alpha.any() == (index != NOISE)
-        far = np.ones(alpha.shape[:2], bool)
-        if alpha.any():
-            rows, columns = np.nonzero(alpha[..., 0])
-            far[
-                rows.min() - 2 : rows.max() + 3, columns.min() - 2 : columns.max() + 3
-            ] = 0
-        np.testing.assert_array_equal(swapped[far], source[far])
+        near = cv2.dilate((alpha > 0).astype(np.uint8), np.ones((5, 5))) > 0
+        np.testing.assert_array_equal(swapped[~near], source[~near])
     mask = read_image(folder / "mask" / f"{FRAMES - 1:06d}.png")[..., 0]
     np.testing.assert_array_equal(mask, rgba[..., 3])
     described = json.loads((folder / "matrices.json").read_text())
@@ -323,13 +313,6 @@ def test_lossless_with_layers_nothing_but_the_face_changes(gray_model, clip, tmp
     [known] = result.faces.faces(0)
     expected = crop_matrix(known.landmarks, 64, 0.8)
     np.testing.assert_allclose(face["matrix"], expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["swap.webm", "swap.mov"])
-def test_other_kinds_of_video_hold_the_same(gray_model, clip, tmp_path, name):
-    result = convert_video(clip, tmp_path / name, gray_model, end=0.1)
-    assert result.frames == len(frames_of(tmp_path / name)) == 3
-    assert says_synthetic(read_marks(tmp_path / name))
 
 
 def test_a_folder_of_pictures_goes_in_and_out(gray_model, clip, tmp_path):
@@ -347,15 +330,6 @@ def test_a_folder_of_pictures_goes_in_and_out(gray_model, clip, tmp_path):
 
 
 # --- marks ---
-
-
-def test_marks_are_turned_off_by_name_and_the_log_says_so(
-    gray_model, clip, tmp_path, caplog
-):
-    settings = ConvertSettings(mark=False)
-    convert_video(clip, tmp_path / "swap.mp4", gray_model, settings, end=0.1)
-    assert read_marks(tmp_path / "swap.mp4") == {}
-    assert "marks are off" in caplog.text
 
 
 def test_a_video_without_faces_is_copied_and_not_marked(gray_model, tmp_path, caplog):

@@ -104,9 +104,6 @@ class Breaking:
         return self.run(faces)
 
 
-# --- engines ---
-
-
 def test_every_engine_agrees_with_keras():
     engines_agree()
 
@@ -181,9 +178,6 @@ def test_a_convolution_by_rows_is_the_convolution():
     )
 
 
-# --- batches and memory ---
-
-
 def test_faces_do_not_depend_on_those_beside_them(float32, faces):
     together = sharing(float32, 4)(faces)
     for index in range(len(faces)):
@@ -200,31 +194,6 @@ def test_batches_are_halved_until_the_memory_suffices(float32, faces, caplog):
         np.testing.assert_allclose(ours, exact, atol=0.01)
     assert generator._run.sizes == [5, 4, 2, 2, 1]
     assert [r.levelname for r in caplog.records].count("WARNING") == 2
-
-
-def test_one_face_too_many_for_the_memory_is_one_sentence(float32, faces):
-    generator = sharing(float32, 4)
-    generator._run = Breaking(generator._run, 0)
+    generator._run.most = 0
     with pytest.raises(MemoryError, match="out of memory for one face of 64 pixels"):
         generator(faces)
-
-
-@pytest.mark.parametrize(
-    "wrong", [np.zeros((2, 128, 128, 3), np.uint8), np.zeros((2, 64, 64, 3))]
-)
-def test_faces_of_another_size_or_dtype_are_refused(wrong, float32):
-    with pytest.raises(ValueError, match=r"uint8 \(n, 64, 64, 3\) for this model, got"):
-        float32(wrong)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("a", "fastest"), "engine must be .* got 'fastest'"),
-        (("c",), "person must be 'a' or 'b', got 'c'"),
-        (("a", "auto", 0), "batch_size must be at least 1, got 0"),
-    ],
-)
-def test_unknown_arguments_are_refused(arguments, message, checkpoint):
-    with pytest.raises(ValueError, match=message):
-        FaceGenerator(checkpoint, *arguments)

@@ -23,31 +23,18 @@ def random_layer(seed, rows, columns):
     return Layer(rows, columns, rgb, rng.uniform(0, 1, (*size, 1)).astype(np.float32))
 
 
-# --- layers ---
-
-
 def test_each_frame_has_a_face_and_a_mask_marked_as_synthetic(tmp_path):
     layers = [random_layer(2, slice(5, 50), slice(0, 70))]
     write_layers(tmp_path, 7, SHAPE, [random_layer(3, slice(0, 9), slice(0, 9))])
     write_layers(tmp_path, 7, SHAPE, layers)  # replaces what a killed run left
     write_layers(tmp_path, 8, SHAPE, [])
-    found = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*"))
-    assert found == [
-        "face/000007.png",
-        "face/000008.png",
-        "mask/000007.png",
-        "mask/000008.png",
-    ]
-    face, mask = (
-        Image.open(tmp_path / kind / "000007.png") for kind in ("face", "mask")
-    )
-    assert (face.mode, mask.mode) == ("RGBA", "L")
-    np.testing.assert_array_equal(face, flatten(layers, SHAPE))
-    np.testing.assert_array_equal(mask, np.asarray(face)[..., 3])
-    empty = np.asarray(Image.open(tmp_path / "face/000008.png"))
-    assert empty.shape == (90, 120, 4) and not empty.any()
-    for name in found:
-        assert read_marks(tmp_path / name)["DigitalSourceType"] == SOURCE_TYPE
+    for index, of_frame in ((7, layers), (8, [])):
+        face, mask = (tmp_path / it / f"{index:06d}.png" for it in ("face", "mask"))
+        expected = flatten(of_frame, SHAPE)
+        np.testing.assert_array_equal(Image.open(face), expected)
+        np.testing.assert_array_equal(Image.open(mask), expected[..., 3])
+        for path in (face, mask):
+            assert read_marks(path)["DigitalSourceType"] == SOURCE_TYPE
 
 
 def test_a_folder_that_is_a_file_is_named(tmp_path):
@@ -56,16 +43,9 @@ def test_a_folder_that_is_a_file_is_named(tmp_path):
         write_layers(tmp_path / "layers", 0, SHAPE, [])
 
 
-# --- matrices ---
-
-
-@pytest.fixture
-def info():
+def test_the_file_holds_a_line_for_each_frame_and_explains_itself(tmp_path):
     fps = Fraction(30000, 1001)
-    return VideoInfo(Path("é.mp4"), 120, 90, fps, 2 / float(fps), 2, False)
-
-
-def test_the_file_holds_a_line_for_each_frame_and_explains_itself(tmp_path, info):
+    info = VideoInfo(Path("é.mp4"), 120, 90, fps, 2 / float(fps), 2, False)
     matrix = [[0.5, 0.1, 3], [-0.1, 0.5, 4]]
     faces = [{"track": 3, "resolution": 64, "matrix": matrix}]
     frames = [
@@ -73,16 +53,15 @@ def test_the_file_holds_a_line_for_each_frame_and_explains_itself(tmp_path, info
         {"index": 1, "time": 0.033367, "faces": []},
     ]
     path = tmp_path / "matrices.json"
-    write_matrices(path, info, frames)
-    record = json.loads(path.read_text("utf-8"))
-    assert record["frames"] == frames
+    for expected in (frames, []):
+        write_matrices(path, info, expected)
+        record = json.loads(path.read_text("utf-8"))
+        assert record["frames"] == expected
+        assert path.read_text("utf-8").count('\n  {"index"') == len(expected)
     assert (record["source"], record["fps"]) == ("é.mp4", "30000/1001")
     assert (record["width"], record["height"]) == (120, 90)
     assert "takes the pixel (x, y) of the frame to the pixel" in record["convention"]
     assert record["synthetic"]["DigitalSourceType"] == SOURCE_TYPE
-    assert path.read_text("utf-8").count('\n  {"index"') == 2
-    write_matrices(path, info, [])
-    assert json.loads(path.read_text("utf-8"))["frames"] == []
 
 
 def test_a_landmark_lies_where_its_matrix_takes_it_as_the_convention_says():

@@ -1,6 +1,5 @@
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 from skimage.data import astronaut
@@ -97,16 +96,12 @@ def test_a_weak_mask_can_be_raised(gray_model, min_alpha, share):
     np.testing.assert_allclose(swapper(astronaut())[NOSE], expected, atol=1)
 
 
-@pytest.mark.parametrize("layout", [1, 2, 3])
-def test_layouts_stand_side_by_side(gray_model, layout):
+def test_the_layout_is_that_of_the_settings(gray_model):
     frame = astronaut()
-    picture = FaceSwapper(gray_model, ConvertSettings(layout=layout))(frame)
-    assert picture.shape == (512, 512 * layout, 3)
-    if layout > 1:
-        np.testing.assert_array_equal(picture[:, :512], frame)
-    if layout == 3:
-        np.testing.assert_array_equal(picture[400:, 1024:], frame[400:] // 3)
-        assert picture[NOSE[0], 1024 + NOSE[1]].min() > 250
+    picture = FaceSwapper(gray_model, ConvertSettings(layout=3))(frame)
+    np.testing.assert_array_equal(picture[:, :512], frame)
+    np.testing.assert_array_equal(picture[400:, 1024:], frame[400:] // 3)
+    assert picture[NOSE[0], 1024 + NOSE[1]].min() > 250
 
 
 def test_successive_frames_give_the_same_at_once_and_one_by_one(gray_model, shots):
@@ -143,30 +138,6 @@ def test_the_label_is_in_the_picture_of_swapped_frames_alone(gray_model, shots):
     assert labelled == [True, False]
 
 
-# --- faces in every position ---
-
-
-@pytest.mark.parametrize("method", BLEND_METHODS)
-def test_a_face_tilted_by_60_degrees_is_swapped_in_its_place(
-    gray_model, portrait, face, method
-):
-    border = cv2.copyMakeBorder(
-        portrait, *[100] * 4, cv2.BORDER_CONSTANT, value=[99] * 3
-    )
-    height, width = border.shape[:2]
-    turn = cv2.getRotationMatrix2D((width / 2, height / 2), 60, 1)
-    frame = cv2.warpAffine(border, turn, (width, height))
-    landmarks = (face.landmarks + 100) @ turn[:, :2].T + turn[:, 2]
-    tilted = Face(np.array([0, 0, width, height], float), landmarks, 1.0)
-    swapper = FaceSwapper(gray_model, replace(PLAIN, blend=method))
-    [(picture, [layer])] = swapper.swap([frame], [[tilted]])
-    rows, columns = np.nonzero((picture != frame).any(axis=-1))
-    centre = np.array([columns.mean(), rows.mean()])
-    assert np.abs(centre - landmarks.mean(0)).max() < 20
-    # A square box would touch the ends of the rectangle; the mask is a turned one.
-    assert not layer.alpha[0, 0] and layer.alpha.max() > 0.99
-
-
 @pytest.mark.parametrize("method", BLEND_METHODS)
 @pytest.mark.parametrize("shift", [(-110, 0), (0, 110), (160, 160), (-2000, 0)])
 def test_a_face_partly_or_wholly_outside_does_no_harm(
@@ -194,9 +165,6 @@ def test_of_two_faces_the_larger_is_in_front(gray_model, portrait, face):
     for faces in ([small, large], [large, small]):
         [(picture, _)] = swapper.swap([portrait], [faces])
         np.testing.assert_allclose(picture[row, column], 150, atol=2)
-
-
-# --- settings and models ---
 
 
 @pytest.mark.parametrize(

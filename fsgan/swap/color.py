@@ -6,14 +6,6 @@ from skimage.color import rgb2lab
 
 COLOR_METHODS = ("none", "adain", "adain_xyz", "lab", "hist_match")
 
-# Linear RGB -> XYZ with the primaries of sRGB and its white point D65.
-_XYZ = np.array(
-    [
-        [0.412453, 0.357580, 0.180423],
-        [0.212671, 0.715160, 0.072169],
-        [0.019334, 0.119193, 0.950227],
-    ]
-)
 _LEVELS = np.arange(256)
 _PROBABILITIES = (_LEVELS + 0.5) / 256  # of the quantiles that stand for a histogram
 _MAX_RUNS = 64  # remembered, many more than faces in a frame
@@ -26,28 +18,19 @@ class ColorMatcher:
     those of the replaced face (moments; for "hist_match" quantiles) are averaged over
     the frames before. Those of the generated face are each frame's own, so that its
     flicker is removed.
+
+    Args:
+        method: "none"; "adain" matches mean and deviation of each channel; "adain_xyz"
+            and "lab" do so in XYZ and CIELAB; "hist_match" matches the histograms.
+        smoothing: share of the colours that is kept from frame to frame, in [0, 1).
+
+    Source: faceswap-GAN v2.2 (2018); adain after Huang and Belongie, "Arbitrary style
+    transfer in real-time with adaptive instance normalization", 2017; lab after
+    Reinhard et al., "Color transfer between images", 2001.
     """
 
     def __init__(self, method: str, smoothing: float = 0.8) -> None:
-        """Starts without having seen a face.
-
-        Args:
-            method: "none"; "adain" matches mean and deviation of each channel;
-                "adain_xyz" and "lab" do so in XYZ and CIELAB; "hist_match" matches the
-                histograms.
-            smoothing: share of the colours that is kept from frame to frame, in [0, 1).
-
-        Raises:
-            ValueError: `method` is unknown or `smoothing` out of range.
-
-        Source: faceswap-GAN v2.2 (2018); adain after Huang and Belongie, "Arbitrary
-        style transfer in real-time with adaptive instance normalization", 2017; lab
-        after Reinhard et al., "Color transfer between images", 2001.
-        """
-        if method not in COLOR_METHODS:
-            raise ValueError(f"color must be one of {COLOR_METHODS}, got {method!r}")
-        if not 0 <= smoothing < 1:
-            raise ValueError(f"color_smoothing must be in [0, 1), got {smoothing}")
+        """Starts without having seen a face."""
         self._method = method
         self._new_share = 1 - smoothing
         self._runs: dict[int, np.ndarray] = {}  # the last seen last
@@ -63,7 +46,7 @@ class ColorMatcher:
 
         Args:
             image: generated face, RGB [0, 255] (height, width, 3).
-            reference: the face that it replaces, RGB [0, 255] (height, width, 3).
+            reference: the face that it replaces, likewise.
             alpha: mask, float [0, 1] (height, width, 1).
             run: number of the face's uninterrupted run through the video, over which
                 colours are smoothed; None matches the face on its own.
@@ -85,8 +68,8 @@ class ColorMatcher:
             wanted = self._smooth(np.stack(_moments(target, weights)), run)
             gain = wanted[1] / np.maximum(deviation, 1e-3)  # 0 in a plain face
             matched = (pixels - mean) * gain + wanted[0]
-        matched = _from_space(matched, self._method)
-        return matched.reshape(image.shape).clip(0, 255).astype(np.float32)
+        matched = _from_space(matched.reshape(image.shape), self._method)
+        return matched.clip(0, 255).astype(np.float32)
 
     @property
     def state(self) -> dict[str, np.ndarray]:
@@ -99,8 +82,7 @@ class ColorMatcher:
     @state.setter
     def state(self, state: dict[str, np.ndarray]) -> None:
         runs = np.asarray(state["tracks"]).tolist()
-        colors = np.array(state["colors"], np.float64)
-        self._runs = dict(zip(runs, colors, strict=True))
+        self._runs = dict(zip(runs, np.array(state["colors"]), strict=True))
 
     def _smooth(self, colors: np.ndarray, run: int | None) -> np.ndarray:
         """Averages the colours of a face over its run."""
@@ -114,25 +96,24 @@ class ColorMatcher:
 
     def _match_histograms(
         self,
-        image: np.ndarray,
-        reference: np.ndarray,
+        pixels: np.ndarray,
+        target: np.ndarray,
         weights: np.ndarray,
         run: int | None,
     ) -> np.ndarray:
-        """Maps the levels of each channel so that its histogram is the reference's."""
-        histograms = [_histogram(channel, weights) for channel in reference.T]
+        """Maps the levels of each channel so that its histogram is the target's."""
+        histograms = [_histogram(channel, weights) for channel in target.T]
         quantiles = np.stack([_quantiles(wanted) for wanted in histograms])
         shifts = self._smooth(quantiles, run) - quantiles
         channels = []
-        for channel, wanted, shift in zip(image.T, histograms, shifts, strict=True):
+        for channel, wanted, shift in zip(pixels.T, histograms, shifts, strict=True):
             histogram = _histogram(channel, weights)
             levels = np.flatnonzero(histogram)
             share = histogram.cumsum()[levels]
             new = _quantiles(wanted, share) + np.interp(share, _PROBABILITIES, shift)
             curve = np.interp(_LEVELS, levels, new)
-            lower, part = _split(channel)
-            slope = np.diff(curve, append=curve[-1])
-            channels.append(curve[lower] + part * slope[lower])
+            lower, part = _split(channel)  # np.interp would take three times as long
+            channels.append(curve[lower] + part * np.diff(curve, append=0)[lower])
         return np.stack(channels, axis=-1)
 
 
@@ -141,20 +122,19 @@ def _to_space(image: np.ndarray, method: str) -> np.ndarray:
     if method == "lab":
         image = rgb2lab(image / 255)
     elif method == "adain_xyz":
-        image = cv2.transform(image, _XYZ)
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2XYZ)
     return image.reshape(-1, 3)
 
 
-def _from_space(pixels: np.ndarray, method: str) -> np.ndarray:
-    """RGB [0, 255] of pixels (n, 3) in the colour space of a method."""
+def _from_space(image: np.ndarray, method: str) -> np.ndarray:
+    """RGB [0, 255] of a picture in the colour space of a method."""
     if method == "lab":
         # OpenCV's way there is off by a level, its way back is not; scikit-image's way
         # back warns of each colour that sRGB lacks.
-        lab = pixels[None].astype(np.float32)
-        return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)[0] * 255
+        return cv2.cvtColor(image.astype(np.float32), cv2.COLOR_LAB2RGB) * 255
     if method == "adain_xyz":
-        return cv2.transform(pixels[None], np.linalg.inv(_XYZ))[0]
-    return pixels
+        return cv2.cvtColor(image.astype(np.float32), cv2.COLOR_XYZ2RGB)
+    return image
 
 
 def _moments(pixels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

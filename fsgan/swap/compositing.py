@@ -15,8 +15,8 @@ class Layer(NamedTuple):
     """A generated face in its place in the frame.
 
     Attributes:
-        rows: rows of the frame that it covers.
-        columns: columns of the frame that it covers.
+        rows: those of the frame that it covers.
+        columns: likewise.
         rgb: RGB float32 [0, 255] (rows, columns, 3).
         alpha: float32 [0, 1] (rows, columns, 1); 1 shows the generated pixel.
     """
@@ -38,7 +38,7 @@ def feather(size: int, width: float = 0.15) -> np.ndarray:
         float32 (size, size, 1) in [0, 1].
     """
     position = (np.arange(size) + 0.5) / size
-    ramp = np.minimum(np.minimum(position, 1 - position) / width, 1)
+    ramp = (np.minimum(position, 1 - position) / width).clip(0, 1)
     ramp = ramp**2 * (3 - 2 * ramp)
     return np.outer(ramp, ramp)[..., None].astype(np.float32)
 
@@ -62,19 +62,19 @@ def place(
     inverse = invert(matrix)
     ends = np.array([[0, 0], [size, 0], [0, size], [size, size]]) - 0.5
     corners = transform_points(ends, inverse)
-    height, width = frame.shape[:2]
-    left, top = np.floor(corners.min(0)).astype(int).clip(0, [width, height])
-    right, bottom = np.ceil(corners.max(0) + 1).astype(int).clip(0, [width, height])
-    extent = (max(right - left, 0), max(bottom - top, 0))
-    rows, columns = slice(top, top + extent[1]), slice(left, left + extent[0])
+    most = frame.shape[1::-1]
+    first = np.floor(corners.min(0)).astype(int).clip(0, most)
+    last = np.ceil(corners.max(0) + 1).astype(int).clip(first, most)
+    columns, rows = map(slice, first, last)
+    width, height = extent = tuple(last - first)
     if 0 in extent:
-        empty = np.zeros((extent[1], extent[0], 4), np.float32)
+        empty = np.zeros((height, width, 4), np.float32)
         return Layer(rows, columns, empty[..., :3], empty[..., 3:])
-    inverse[:, 2] -= (left, top)
+    inverse[:, 2] -= first
     placed = warp(rgb, inverse, extent, interpolation=cv2.INTER_CUBIC)
-    placed.clip(0, 255, out=placed)  # cubic interpolation overshoots
     mask = warp(alpha, inverse, extent, border=cv2.BORDER_CONSTANT)
-    return Layer(rows, columns, placed, mask[..., None])
+    # Cubic interpolation overshoots.
+    return Layer(rows, columns, placed.clip(0, 255), mask[..., None])
 
 
 def sharpen(layer: Layer, amount: float) -> Layer:
@@ -127,14 +127,9 @@ def blend(frame: np.ndarray, layers: list[Layer], method: str = "alpha") -> np.n
     Returns:
         RGB uint8 (height, width, 3); pixels where every alpha is 0 are the frame's.
 
-    Raises:
-        ValueError: `method` is unknown.
-
     Source: Perez et al., "Poisson image editing", 2003, as in OpenCV; Burt and Adelson,
     "A multiresolution spline with application to image mosaics", 1983.
     """
-    if method not in BLEND_METHODS:
-        raise ValueError(f"blend must be one of {BLEND_METHODS}, got {method!r}")
     result = frame.copy()
     for layer in layers:
         if layer.alpha.any():
@@ -192,12 +187,7 @@ def lay_out(
 
     Returns:
         RGB uint8 (height, `layout` * width, 3).
-
-    Raises:
-        ValueError: `layout` is none of these.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout must be one of {LAYOUTS}, got {layout!r}")
     if layout == 1:
         return result
     if layout == 2:
@@ -252,20 +242,20 @@ def _fit_light(under: np.ndarray, rgb: np.ndarray, alpha: np.ndarray) -> np.ndar
 def _mix_bands(under: np.ndarray, rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Mixes the two band by band of their Laplacian pyramids, float32."""
     levels = max(0, int(np.log2(min(alpha.shape[:2]) / 8)))
-    below, above = under.astype(np.float32), rgb
+    below, difference = under.astype(np.float32), rgb - under
     most = alpha.max()
     mask = np.clip(2 * alpha[..., 0] - most / 2, 0, most)  # steeper for fine details
     bands = []
     for _ in range(levels):
-        extent = mask.shape[::-1]
-        smaller = [cv2.pyrDown(picture) for picture in (below, above)]
-        details = [
-            picture - cv2.pyrUp(small, dstsize=extent)
-            for picture, small in zip((below, above), smaller, strict=True)
+        size = mask.shape[::-1]
+        coarse = [cv2.pyrDown(picture) for picture in (below, difference)]
+        fine = [
+            picture - cv2.pyrUp(smaller, dstsize=size)
+            for picture, smaller in zip((below, difference), coarse, strict=True)
         ]
-        bands.append(details[0] + mask[..., None] * (details[1] - details[0]))
-        (below, above), mask = smaller, cv2.pyrDown(mask)
-    mixed = below + mask[..., None] * (above - below)
+        bands.append(fine[0] + mask[..., None] * fine[1])
+        (below, difference), mask = coarse, cv2.pyrDown(mask)
+    mixed = below + mask[..., None] * difference
     for band in reversed(bands):
         mixed = cv2.pyrUp(mixed, dstsize=band.shape[1::-1]) + band
     return mixed

@@ -9,11 +9,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import partial
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 
-from fsgan.faces.geometry import Face, align, crop_matrix
+from fsgan.faces.geometry import align, crop_matrix
 from fsgan.faces.identity import Identity
 from fsgan.faces.tracks import FaceTracks, follow_faces
 from fsgan.media.credentials import check_certificate, sign
@@ -146,10 +147,12 @@ def convert_image(
     if out.suffix.lower() not in PICTURE_SUFFIXES:
         raise ValueError(f"out must end in {', '.join(PICTURE_SUFFIXES)}, got {out}")
     swapper = _load(model, settings)
+    person = _person(only)
     image = read_image(source)
     faces = swapper.detector.detect(image)
-    if only is not None:
-        faces = _of_person(only, image, faces)
+    if person is not None:
+        crops = [align(image, crop_matrix(face.landmarks), 256)[None] for face in faces]
+        faces = list(compress(faces, person.choose(crops, [(0, 0)] * len(faces))))
     [(picture, layers)] = swapper.swap([image], [faces])
     marked = _is_marked(swapper.settings, source, bool(layers))
     with write_beside(out) as path:
@@ -175,14 +178,12 @@ def convert_video(
 ) -> ConvertedVideo:
     """Swaps the faces in a video and carries its sound over.
 
-    Two passes: the first finds and tracks the faces (`fsgan.follow_faces`), so that
-    they are smoothed looking both ways; the second swaps them. What the first finds
+    The first pass finds and tracks the faces (`fsgan.follow_faces`); what it finds
     stays beside the output: `<out>.tracks.json`, with which a second conversion need
     not search again, and `<out>.tracks.png`, which shows each track with its number.
-
-    The output takes its name when it is complete. A conversion that was stopped or
-    killed continues where it was if it is called again with the same arguments; the
-    result is the same.
+    The second pass swaps them. The output takes its name when it is complete; a
+    conversion that was stopped or killed goes on where it was if it is called again
+    with the same arguments.
 
     Args:
         source: the video, or a folder of pictures that follow each other in time.
@@ -213,11 +214,10 @@ def convert_video(
     _check_output(source, out, overwrite)
     if not 0 <= start < (np.inf if end is None else end):
         raise ValueError(f"start must be in [0, end), got start={start}, end={end}")
+    stretch = {"start": start, "end": end, "fps": fps}
     info = probe(source, fps)
     swapper = _load(model, settings)
-    settings = swapper.settings
-    if isinstance(only, str | Path):
-        only = Identity.of(only)
+    settings, only = swapper.settings, _person(only)
     writer = partial(
         ResumableWriter,
         out,
@@ -239,26 +239,24 @@ def convert_video(
         min_confidence=settings.min_confidence,
         smoothing=settings.smoothing,
         search_every=settings.search_every,
-        start=start,
-        end=end,
-        fps=fps,
+        **stretch,
     )
     chosen = _choose(found, only)
     marked = _is_marked(settings, source, bool(chosen))
-    marks = {}
-    if marked:
-        finish = partial(_sign, settings, out)
-        marks = {"metadata": video_metadata(), "xmp": image_xmp(), "finish": finish}
-    whole = not start and end is None
-    if not chosen and whole and _can_be_copied(settings, source, out):
+    as_it_is = not chosen and not start and end is None and source.is_file()
+    same_kind = source.suffix.lower() == out.suffix.lower() and not settings.lossless
+    if as_it_is and same_kind and settings.layout == 1:
         with write_beside(out) as path:
             shutil.copyfile(source, path)
         counts = Counter({"all": info.frame_count})
     else:
-        renderer = Renderer(swapper, info, found, chosen, start, end, fps)
         layers_dir = out.with_suffix(".layers") if settings.layers else None
+        renderer = Renderer(swapper, info, found, chosen, stretch, layers_dir)
+        finish = partial(_sign, settings, out)
+        marks = {"metadata": video_metadata(), "xmp": image_xmp(), "finish": finish}
+        marks = marks if marked else {}
         with writer(settings=renderer.depends_on, **marks) as opened:
-            renderer.run(opened, layers_dir)
+            renderer.run(opened)
         counts = renderer.counts
     _write_sidecar(marked, settings, source, out)
     return ConvertedVideo(
@@ -301,15 +299,11 @@ def convert_images(
     """
     if isinstance(sources, str | Path):
         sources = list_images(sources)
-    names = {
-        path: path.name
-        if path.suffix.lower() in PICTURE_SUFFIXES
-        else f"{path.stem}.png"
-        for path in map(Path, sources)
-    }
-    return _convert_each(
-        convert_image, names, out_dir, model, settings, only, overwrite
-    )
+    outputs = {path: Path(out_dir, path.name) for path in map(Path, sources)}
+    for path, out in outputs.items():
+        if out.suffix.lower() not in PICTURE_SUFFIXES:
+            outputs[path] = out.with_suffix(".png")
+    return _convert_each(convert_image, outputs, model, settings, only, overwrite)
 
 
 def convert_videos(
@@ -342,59 +336,51 @@ def convert_videos(
     """
     if isinstance(sources, str | Path):
         sources = _list_videos(Path(sources))
-    names = {path: path.stem + suffix for path in map(Path, sources)}
-    return _convert_each(
-        convert_video, names, out_dir, model, settings, only, overwrite
-    )
+    outputs = {path: Path(out_dir, path.stem + suffix) for path in map(Path, sources)}
+    return _convert_each(convert_video, outputs, model, settings, only, overwrite)
 
 
 def _convert_each(
     convert: Callable[..., ConvertedVideo | int],
-    names: dict[Path, str],
-    out_dir: str | Path,
+    outputs: dict[Path, Path],
     model: str | Path | FaceSwapper,
     settings: ConvertSettings | None,
     only: str | Path | Identity | None,
     overwrite: bool,
 ) -> ConvertedFiles:
     """Converts file after file; what fails is named and the rest is done."""
-    sources: dict[str, Path] = {}
-    for source, name in names.items():
-        if name in sources:
-            raise ValueError(
-                f"{sources[name]} and {source} would both be written to {name}: give "
-                "them different names or convert them one by one"
-            )
-        sources[name] = source
-    swapper = FaceSwapper.of(model, settings)
-    person = Identity.of(only) if isinstance(only, str | Path) else only
+    [(out, count)] = Counter(outputs.values()).most_common(1) or [(None, 0)]
+    if count > 1:
+        both = [str(source) for source in outputs if outputs[source] == out]
+        raise ValueError(
+            f"{' and '.join(both)} would both be written to {out}: give them different "
+            "names or convert them one by one"
+        )
+    swapper, person = _load(model, settings), _person(only)
     files = ConvertedFiles()
-    for source, name in names.items():
-        out = Path(out_dir, name)
+    for source, out in outputs.items():
         try:
             done = convert(source, out, swapper, only=person, overwrite=overwrite)
             files.converted[source] = done
         except (OSError, ValueError, MemoryError) as error:
             files.failed[source] = str(error)
-    for source, why in files.failed.items():
-        log.error("%s failed: %s", source, why)
+            log.error("%s failed: %s", source, error)
     return files
 
 
 def _list_videos(folder: Path) -> list[Path]:
-    """The videos in a folder, by their suffix; photos are left out."""
+    """The videos in a folder; photos are left out."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder of videos; check the name")
     found = [
         path
-        for path in folder.iterdir()
+        for path in sorted(folder.iterdir())
         if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and is_video(path)
     ]
     if not found:
-        raise FileNotFoundError(
-            f"{folder} holds no videos ({' '.join(sorted(VIDEO_SUFFIXES))})"
-        )
-    return sorted(found)
+        kinds = " ".join(sorted(VIDEO_SUFFIXES))
+        raise FileNotFoundError(f"{folder} holds no videos ({kinds})")
+    return found
 
 
 def _check_output(source: Path, out: Path, overwrite: bool) -> None:
@@ -411,11 +397,18 @@ def _load(
     model: str | Path | FaceSwapper, settings: ConvertSettings | None
 ) -> FaceSwapper:
     """The swapper; raises where a certificate of the user's own cannot sign."""
-    swapper = FaceSwapper.of(model, settings)
-    settings = swapper.settings
-    if settings.certificate is not None:
-        check_certificate(settings.certificate, settings.private_key)
-    return swapper
+    if not isinstance(model, FaceSwapper):
+        model = FaceSwapper(model, settings)
+    elif settings not in (None, model.settings):
+        raise ValueError("settings are the swapper's own: give None, or a folder")
+    if model.settings.certificate is not None:
+        check_certificate(model.settings.certificate, model.settings.private_key)
+    return model
+
+
+def _person(only: object) -> object:
+    """The person whom a photo or a folder of crops shows; anything else as it is."""
+    return Identity.of(only) if isinstance(only, str | Path) else only
 
 
 def _choose(
@@ -423,17 +416,14 @@ def _choose(
 ) -> set[int]:
     """Numbers of the tracks to swap."""
     tracks = found.tracks
-    numbers = {track.number for track in tracks}
+    numbers = [track.number for track in tracks]
     if only is None:
-        return numbers
+        return set(numbers)
     if isinstance(only, Identity):
         spans = [(track.first, track.last) for track in tracks]
-        same = only.choose(found.crops(tracks), spans)
-        return {
-            track.number for track, is_same in zip(tracks, same, strict=True) if is_same
-        }
+        return set(compress(numbers, only.choose(found.crops(tracks), spans)))
     wanted = set(only) if isinstance(only, Collection) else {only}
-    if unknown := wanted - numbers:
+    if unknown := wanted.difference(numbers):
         raise ValueError(
             f"only must name tracks of {found.source}: there is no {min(unknown)} "
             f"among {sorted(numbers)}; look at the picture of the tracks"
@@ -441,34 +431,12 @@ def _choose(
     return wanted
 
 
-def _of_person(
-    person: Identity | str | Path, image: np.ndarray, faces: list[Face]
-) -> list[Face]:
-    """The face of a photo that is the person's, if there is one."""
-    person = person if isinstance(person, Identity) else Identity.of(person)
-    crops = [align(image, crop_matrix(face.landmarks), 256)[None] for face in faces]
-    same = person.choose(crops, [(0, 0)] * len(faces))
-    return [face for face, is_same in zip(faces, same, strict=True) if is_same]
-
-
-def _can_be_copied(settings: ConvertSettings, source: Path, out: Path) -> bool:
-    """Whether a source that stays as it is may be copied as a file."""
-    same_kind = source.suffix.lower() == out.suffix.lower() and source.is_file()
-    return same_kind and not settings.lossless and settings.layout == 1
-
-
 def _is_marked(settings: ConvertSettings, source: Path, swapped: bool) -> bool:
     """Whether the output is marked as synthetic; the log says why not."""
     if not swapped:
-        log.warning(
-            "no face found to swap in %s: it is left as it is, and not marked as "
-            "synthetic",
-            source,
-        )
+        log.warning("no face found to swap in %s: left as it is, not marked", source)
     elif not settings.mark:
-        log.warning(
-            "marks are off: say yourself that what is made of %s is synthetic", source
-        )
+        log.warning("marks are off: say yourself that %s was swapped", source)
     return swapped and settings.mark
 
 

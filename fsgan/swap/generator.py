@@ -29,7 +29,8 @@ class FaceGenerator:
         resolution: side of the faces, pixels.
         coverage: share of an aligned crop that they show, as of `crop_matrix`.
         engine: the one in use, never "auto".
-        batch_size: faces that go through the network together, at most.
+        batch_size: faces that go through the network together, at most; halved where
+            the memory does not suffice.
     """
 
     def __init__(
@@ -45,16 +46,11 @@ class FaceGenerator:
                 values and the largest convolution in bfloat16, "bfloat16" all but the
                 last layers; "auto" takes the fastest that differs from float32 by at
                 most 1 of 255 on a few test faces.
-            batch_size: at least 1; halved where the memory does not suffice.
+            batch_size: at least 1.
 
         Raises:
-            ValueError: the checkpoint is damaged or does not know the person, or an
-                argument is none of these.
+            ValueError: the checkpoint is damaged or does not know the person.
         """
-        if person not in ("a", "b"):
-            raise ValueError(f"person must be 'a' or 'b', got {person!r}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         model = read_settings(checkpoint)["model"]
         self.resolution: int = model.resolution
         self.coverage: float = model.coverage
@@ -78,24 +74,17 @@ class FaceGenerator:
             (n, resolution, resolution, 3).
 
         Raises:
-            ValueError: the faces are of another shape or dtype.
             MemoryError: the memory does not suffice for one face.
         """
-        side = self.resolution
-        if faces.shape[1:] != (side, side, 3) or faces.dtype != np.uint8:
-            raise ValueError(
-                f"faces must be uint8 (n, {side}, {side}, 3) for this model, got "
-                f"{faces.dtype} {faces.shape}: cut them out at its resolution"
-            )
-        alpha = np.empty((len(faces), side, side, 1), np.float32)
-        rgb = np.empty((len(faces), side, side, 3), np.float32)
+        alpha = np.empty((*faces.shape[:3], 1), np.float32)
+        rgb = np.empty(faces.shape, np.float32)
         done = 0
         while done < len(faces):
             batch = slice(done, done + self.batch_size)
             try:
                 with renamed_out_of_memory(
-                    f"out of memory for one face of {side} pixels: close other "
-                    "programs, or train a model of a smaller resolution"
+                    f"out of memory for one face of {self.resolution} pixels: close "
+                    "other programs, or train a model of a smaller resolution"
                 ):
                     alpha[batch], rgb[batch] = self._generate(faces[batch])
             except MemoryError:
@@ -201,11 +190,7 @@ def _rebuild(network: keras.Model, engine: str) -> keras.Model:
         "mixed": [max(convolutions, key=lambda layer: layer.count_params())],
         # Not the bare operations between the layers.
         "bfloat16": [x for x in network.layers if isinstance(x, keras.layers.Layer)],
-    }
-    if engine not in in_bfloat16:
-        raise ValueError(
-            f"engine must be 'auto' or one of {tuple(in_bfloat16)}, got {engine!r}"
-        )
+    }[engine]
     if engine == "keras":
         return network
     replaced = []
@@ -216,7 +201,7 @@ def _rebuild(network: keras.Model, engine: str) -> keras.Model:
             kind = FewChannelConv2D
         elif engine == "mixed" and kind is SelfAttention:
             kind = FastValueAttention
-        elif layer in in_bfloat16[engine]:
+        elif layer in in_bfloat16:
             config["dtype"] = _BFLOAT16
         if kind is type(layer) and config == layer.get_config():
             return layer

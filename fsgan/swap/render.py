@@ -45,9 +45,8 @@ class Renderer:
         source: the video.
         faces: those of the first pass.
         chosen: numbers of the tracks to swap.
-        start: first second.
-        end: second to stop at; None: the end of the video.
-        fps: frames a second of a folder of pictures.
+        stretch: "start", "end" and "fps", as of `read_frames`.
+        layers_dir: where faces, masks and matrices go as files; None: nowhere.
         counts: how many frames there were: "all", "with face", "damaged".
     """
 
@@ -55,10 +54,11 @@ class Renderer:
     source: VideoInfo
     faces: FaceTracks
     chosen: set[int]
-    start: float = 0.0
-    end: float | None = None
-    fps: Fraction | float | None = None
+    stretch: dict[str, float | Fraction | None]
+    layers_dir: Path | None = None
     counts: Counter = field(default_factory=Counter, init=False)
+    _placed: list[dict] = field(default_factory=list, init=False)
+    _in_work: deque[list[Frame]] = field(default_factory=deque, init=False)
 
     @property
     def depends_on(self) -> dict:
@@ -69,83 +69,66 @@ class Renderer:
             "model": str(checkpoint),
             "trained": checkpoint.stat().st_mtime_ns,
             "tracks": sorted(self.chosen),
-            "stretch": [str(value) for value in (self.start, self.end, self.fps)],
+            "stretch": [str(value) for value in self.stretch.values()],
             "software": video_metadata()["software"],
         }
 
-    def run(self, writer: ResumableWriter, layers_dir: Path | None = None) -> None:
-        """Swaps and writes the frames, in their order.
-
-        Args:
-            writer: open; the frames that it has already are left out.
-            layers_dir: where faces, masks and matrices go as files; None: nowhere.
-        """
+    def run(self, writer: ResumableWriter) -> None:
+        """Swaps and writes the frames that an open writer does not have yet."""
         self.swapper.reset()
-        if writer.frames_done:
-            self.swapper.state = writer.state
-        in_work: deque[list[Frame]] = deque()
-        placed: list[dict] | None = None if layers_dir is None else []
-        in_part, state = 0, self.swapper.state
-        with tqdm(
-            desc="swap",
-            total=self._expected_frames(),
-            initial=writer.frames_done,
-            unit="frame",
-        ) as progress:
-            chunks = self._chunks(writer.frames_done, in_work, placed)
-            for swapped, state in self.swapper.stream(chunks):
-                for frame, result in zip(in_work.popleft(), swapped, strict=True):
+        done, in_part = writer.frames_done, 0
+        if done:
+            self.swapper.colors.state = writer.state
+        state = self.swapper.colors.state
+        first, last = self.stretch["start"], self.stretch["end"] or np.inf
+        share = (min(last, self.source.duration) - first) / self.source.duration
+        expected = max(1, round(self.source.frame_count * share))
+        with tqdm(desc="swap", total=expected, initial=done, unit="frame") as progress:
+            for swapped, state in self.swapper.stream(self._chunks(done)):
+                for frame, result in zip(self._in_work.popleft(), swapped, strict=True):
                     writer.write(result.picture, frame.time)
-                    if layers_dir is not None:
+                    if self.layers_dir is not None:
                         shape = frame.image.shape
-                        write_layers(layers_dir, frame.index, shape, result.layers)
+                        write_layers(self.layers_dir, frame.index, shape, result.layers)
                     progress.update()
                 in_part += len(swapped)
                 if in_part >= PART_FRAMES:
                     writer.end_part(state)
                     in_part = 0
         writer.end_part(state)
-        if layers_dir is not None:
-            write_matrices(layers_dir / "matrices.json", self.source, placed)
+        if self.layers_dir is not None:
+            path = self.layers_dir / "matrices.json"
+            write_matrices(path, self.source, self._placed)
 
-    def _expected_frames(self) -> int:
-        info = self.source
-        seconds = min(self.end or np.inf, info.duration) - self.start
-        return max(1, round(info.frame_count * seconds / info.duration))
-
-    def _chunks(
-        self, done: int, in_work: deque[list[Frame]], placed: list[dict] | None
-    ) -> Iterator[tuple[list[np.ndarray], list[list[Face]]]]:
-        """Frames and their faces; the frames are also appended to `in_work`."""
+    def _chunks(self, done: int) -> Iterator[tuple[list[np.ndarray], list[list[Face]]]]:
+        """Frames behind those that are done, and their faces."""
         frame_bytes = 3 * self.source.width * self.source.height
         size = int(np.clip(CHUNK_BYTES / frame_bytes, 1, CHUNK_FRAMES))
-        frames = islice(self._frames_with_faces(placed), done, None)
+        frames = islice(self._frames_with_faces(), done, None)
         for chunk in prefetch(iter(lambda: list(islice(frames, size)), [])):
-            in_work.append([frame for frame, _ in chunk])
+            self._in_work.append([frame for frame, _ in chunk])
             yield [frame.image for frame, _ in chunk], [faces for _, faces in chunk]
 
-    def _frames_with_faces(
-        self, placed: list[dict] | None
-    ) -> Iterator[tuple[Frame, list[Face]]]:
+    def _frames_with_faces(self) -> Iterator[tuple[Frame, list[Face]]]:
         """Each frame and the faces to swap in it; none where it is damaged."""
-        swapper = self.swapper
-        for frame in read_frames(self.source.path, self.start, self.end, self.fps):
-            faces = self.faces.faces(frame.index, self.chosen)
-            faces = [] if frame.damaged else faces
+        for frame in read_frames(self.source.path, **self.stretch):
+            known = self.faces.faces(frame.index, self.chosen)
+            faces = [] if frame.damaged else known
             self.counts["all"] += 1
             self.counts["with face"] += bool(faces)
             self.counts["damaged"] += frame.damaged
-            if placed is not None:
+            if self.layers_dir is not None:
                 squares = [
                     {
                         "track": face.track,
-                        "resolution": swapper.resolution,
-                        "matrix": swapper.matrix(face).round(9).tolist(),
+                        "resolution": self.swapper.resolution,
+                        "matrix": self.swapper.matrix(face).round(9).tolist(),
                     }
                     for face in faces
                 ]
                 time = round(float(frame.time), 6)
-                placed.append({"index": frame.index, "time": time, "faces": squares})
+                placed = {"index": frame.index, "time": time, "faces": squares}
+                self._placed.append(placed)
             yield frame, faces
 
 

@@ -28,6 +28,14 @@ from fsgan.swap.compositing import (
 DIRECTIONS = {"AtoB": "b", "BtoA": "a"}  # -> whose face is generated
 ENGINES = ("auto", "bfloat16", "mixed", "float32", "keras")
 
+_CHOICES = {
+    "direction": tuple(DIRECTIONS),
+    "color": COLOR_METHODS,
+    "blend": BLEND_METHODS,
+    "layout": LAYOUTS,
+    "engine": ENGINES,
+}
+
 
 @dataclass(frozen=True)
 class ConvertSettings:
@@ -81,17 +89,8 @@ class ConvertSettings:
 
     def __post_init__(self) -> None:
         """Checks names and ranges."""
-        choices = {
-            "direction": tuple(DIRECTIONS),
-            "color": COLOR_METHODS,
-            "blend": BLEND_METHODS,
-            "layout": LAYOUTS,
-            "engine": ENGINES,
-        }
+        smoothing = 1 if self.smoothing is None else self.smoothing
         checks = {
-            name: (getattr(self, name) in accepted, f"one of {accepted}")
-            for name, accepted in choices.items()
-        } | {
             "min_alpha": (0 <= self.min_alpha <= 1, "in [0, 1]"),
             "feather": (0 < self.feather <= 0.5, "in (0, 0.5]"),
             "color_smoothing": (0 <= self.color_smoothing < 1, "in [0, 1)"),
@@ -99,18 +98,17 @@ class ConvertSettings:
             "enhance": (self.enhance >= 0, "at least 0"),
             "crf": (self.crf in range(52), "in 0..51"),
             "search_every": (self.search_every >= 1, "at least 1"),
-            "smoothing": (
-                self.smoothing is None or self.smoothing > 0,
-                "above 0, or None",
-            ),
+            "smoothing": (smoothing > 0, "above 0, or None"),
         }
+        for name, choices in _CHOICES.items():
+            checks[name] = (getattr(self, name) in choices, f"one of {choices}")
         for name, (right, accepted) in checks.items():
             if not right:
                 value = getattr(self, name)
                 raise ValueError(f"{name} must be {accepted}, got {value!r}")
         if (self.certificate is None) != (self.private_key is None):
             raise ValueError("certificate and private_key must be given together")
-        FaceDetector(self.min_face, self.min_confidence)
+        FaceDetector(self.min_face, self.min_confidence)  # checks these
 
 
 class Swapped(NamedTuple):
@@ -152,7 +150,9 @@ class FaceSwapper:
     Attributes:
         settings: how.
         checkpoint: folder of the weights in use.
+        resolution: side of the generator's square, pixels.
         detector: finds the faces.
+        colors: matches colours; its state is all that is remembered of known faces.
     """
 
     def __init__(
@@ -172,41 +172,18 @@ class FaceSwapper:
         from fsgan.models.checkpoint import latest_checkpoint
         from fsgan.swap.generator import FaceGenerator
 
-        checkpoint = latest_checkpoint(model_dir)
-        if checkpoint is None:
+        self.settings = settings = settings or ConvertSettings()
+        self.checkpoint = latest_checkpoint(model_dir)
+        if self.checkpoint is None:
             raise FileNotFoundError(
                 f"no trained model in {model_dir}: give the folder that train wrote to"
             )
-        self.settings = settings = settings or ConvertSettings()
-        self.checkpoint = checkpoint
-        self._generator = FaceGenerator(
-            checkpoint, DIRECTIONS[settings.direction], settings.engine
-        )
-        self._feather = feather(self.resolution, settings.feather)
+        person = DIRECTIONS[settings.direction]
+        self._generator = FaceGenerator(self.checkpoint, person, settings.engine)
+        self.resolution = self._generator.resolution
         self.detector = FaceDetector(settings.min_face, settings.min_confidence)
+        self._feather = feather(self.resolution, settings.feather)
         self.reset()
-
-    @classmethod
-    def of(
-        cls, model: "str | Path | FaceSwapper", settings: ConvertSettings | None
-    ) -> "FaceSwapper":
-        """Loads a model unless it is loaded already.
-
-        Args:
-            model: folder given to `fsgan.train`; or a swapper, which has its settings.
-            settings: how to convert; None takes the defaults, or the swapper's.
-
-        Returns:
-            The swapper.
-
-        Raises:
-            ValueError: as of `FaceSwapper`, or there are two settings.
-        """
-        if not isinstance(model, FaceSwapper):
-            return cls(model, settings)
-        if settings not in (None, model.settings):
-            raise ValueError("settings are the swapper's own: give None, or a folder")
-        return model
 
     def reset(self) -> None:
         """Forgets the faces seen so far; the next frame is of another video."""
@@ -214,31 +191,10 @@ class FaceSwapper:
         self._tracker = FaceTracker(
             self.detector, settings.smoothing, settings.search_every
         )
-        self._colors = ColorMatcher(settings.color, settings.color_smoothing)
-
-    @property
-    def resolution(self) -> int:
-        """Side of the generator's square, pixels."""
-        return self._generator.resolution
-
-    @property
-    def state(self) -> dict[str, np.ndarray]:
-        """What is remembered of known faces; set it to go on with a video."""
-        return self._colors.state
-
-    @state.setter
-    def state(self, state: dict[str, np.ndarray]) -> None:
-        self._colors.state = state
+        self.colors = ColorMatcher(settings.color, settings.color_smoothing)
 
     def matrix(self, face: Face) -> np.ndarray:
-        """Says where the generator's square lies.
-
-        Args:
-            face: of a frame.
-
-        Returns:
-            float64 (2, 3), pixels of the frame to pixels of the square.
-        """
+        """Says where the generator's square lies: float64 (2, 3), frame to square."""
         return crop_matrix(face.landmarks, self.resolution, self._generator.coverage)
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
@@ -272,10 +228,13 @@ class FaceSwapper:
             ValueError: `faces` are of more or fewer frames.
         """
         if faces is None:
-            faces = [
-                [tracked.face for tracked in self._tracker.track(frame)]
-                for frame in frames
-            ]
+            found = map(self._tracker.track, frames)
+            faces = [[tracked.face for tracked in of_frame] for of_frame in found]
+        if len(frames) != len(faces):
+            raise ValueError(
+                f"faces must be a list for each of {len(frames)} frames, got "
+                f"{len(faces)}"
+            )
         return self._compose(self._generate(self._cut((frames, faces))))
 
     def stream(
@@ -287,22 +246,17 @@ class FaceSwapper:
             chunks: frames and the faces in each of them, as `swap` takes them.
 
         Yields:
-            For each chunk what `swap` returns, and the `state` after it.
+            For each chunk what `swap` returns, and the state of `colors` after it.
         """
         cut = prefetch_map(self._cut, chunks)
         generated = prefetch_map(self._generate, cut)
         yield from prefetch_map(
-            lambda chunk: (self._compose(chunk), self.state), generated
+            lambda chunk: (self._compose(chunk), self.colors.state), generated
         )
 
     def _cut(self, chunk: tuple[Sequence[np.ndarray], Sequence[list[Face]]]) -> _Chunk:
         """Cuts the faces out, of each frame the largest last: it comes on top."""
         frames, faces = chunk
-        if len(frames) != len(faces):
-            raise ValueError(
-                f"faces must be a list for each of {len(frames)} frames, got "
-                f"{len(faces)}"
-            )
         faces = [sorted(of_frame, key=lambda face: face.size) for of_frame in faces]
         crops = [
             align(frame, self.matrix(face), self.resolution)
@@ -319,33 +273,21 @@ class FaceSwapper:
         return chunk._replace(alphas=alphas, pictures=pictures)
 
     def _compose(self, chunk: _Chunk) -> list[Swapped]:
-        """Puts the generated faces into their frames."""
+        """Puts the faces, in the colours of those they replace, into the frames."""
+        settings, results = self.settings, []
         generated = zip(chunk.crops, chunk.alphas, chunk.pictures, strict=True)
-        results = []
         for frame, faces in zip(chunk.frames, chunk.faces, strict=True):
-            layers = [self._layer(frame, face, *next(generated)) for face in faces]
-            results.append(Swapped(self._picture(frame, layers), layers))
+            layers = []
+            for face in faces:
+                crop, alpha, picture = next(generated)
+                alpha = np.maximum(alpha, settings.min_alpha) * self._feather
+                matched = self.colors.match(picture, crop, alpha, face.run)
+                layer = place(matched, alpha, self.matrix(face), frame)
+                layers.append(sharpen(layer, settings.sharpen))
+            result = blend(frame, layers, settings.blend)
+            result = enhance(result, frame, settings.enhance)
+            if settings.label and layers:
+                result = draw_label(result)
+            result = lay_out(frame, result, layers, settings.layout)
+            results.append(Swapped(result, layers))
         return results
-
-    def _layer(
-        self,
-        frame: np.ndarray,
-        face: Face,
-        crop: np.ndarray,
-        alpha: np.ndarray,
-        picture: np.ndarray,
-    ) -> Layer:
-        """One generated face in its place, in the colours of the face it replaces."""
-        alpha = np.maximum(alpha, self.settings.min_alpha) * self._feather
-        matched = self._colors.match(picture, crop, alpha, face.run)
-        layer = place(matched, alpha, self.matrix(face), frame)
-        return sharpen(layer, self.settings.sharpen)
-
-    def _picture(self, frame: np.ndarray, layers: list[Layer]) -> np.ndarray:
-        """The frame with its new faces, in the layout of the settings."""
-        settings = self.settings
-        result = blend(frame, layers, settings.blend)
-        result = enhance(result, frame, settings.enhance)
-        if settings.label and layers:
-            result = draw_label(result)
-        return lay_out(frame, result, layers, settings.layout)
