@@ -29,6 +29,8 @@ from fsgan.training.backend import (
 )
 from fsgan.training.gan import FaceSwapGAN, Phase
 
+pytestmark = pytest.mark.slow
+
 BACKENDS = [b for b in ("tensorflow", "jax", "torch") if find_spec(b)]
 
 

@@ -15,6 +15,8 @@ from packaging.requirements import Requirement
 
 from fsgan import make_sample_clips, verify
 
+pytestmark = pytest.mark.slow
+
 PATH = Path(__file__).parents[1] / "colab" / "fsgan_colab.ipynb"
 CELLS = nbformat.read(PATH, as_version=4).cells
 CODE = {cell.id: cell.source for cell in CELLS if cell.cell_type == "code"}

@@ -370,6 +370,7 @@ fsgan.convert_video(*sys.argv[1:], fsgan.ConvertSettings(engine="float32"))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_goes_on_and_is_the_same(
     gray_model, clip, tmp_path, monkeypatch
 ):

@@ -24,6 +24,8 @@ from fsgan.models.checkpoint import save_checkpoint
 from fsgan.models.networks import ModelConfig, build_networks
 from fsgan.swap.compositing import blend, feather, place
 
+pytestmark = pytest.mark.slow
+
 FRAMES = 12
 
 

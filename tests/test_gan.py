@@ -12,6 +12,8 @@ from fsgan.training import losses
 from fsgan.training.gan import FaceSwapGAN, Phase
 from fsgan.training.presets import PRESETS, preset
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ModelConfig(64, "lite", "instancenorm", attention=False, latent=64)
 
 

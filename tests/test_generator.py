@@ -19,6 +19,8 @@ from fsgan.swap import generator as module
 from fsgan.swap.generator import FaceGenerator, FewChannelConv2D
 from fsgan.swap.swapper import ENGINES
 
+pytestmark = pytest.mark.slow
+
 OTHER_BACKENDS = [b for b in ("jax", "torch") if find_spec(b)]
 
 

@@ -13,6 +13,8 @@ from fsgan.models.checkpoint import read_settings
 from fsgan.models.legacy import FILES, import_legacy, read_legacy, swap_red_and_blue
 from fsgan.models.networks import ModelConfig, build_decoder, build_encoder
 
+pytestmark = pytest.mark.slow
+
 LITE = ModelConfig(64, "lite")
 SMALL = ModelConfig(64, "lite", attention=False)
 

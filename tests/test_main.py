@@ -361,6 +361,7 @@ def work(tmp_path_factory):
         yield folder
 
 
+@pytest.mark.slow
 def test_five_commands_lead_from_two_videos_to_a_swapped_one(work):
     assert len(images.list_images(work / "faces" / "a")) == 10
     assert len(images.list_images(work / "eye_masks" / "b")) == 10
@@ -386,6 +387,7 @@ def test_five_commands_lead_from_two_videos_to_a_swapped_one(work):
         ("verify swap.mp4 a.mp4", 1, "carries no mark"),
     ],
 )
+@pytest.mark.slow
 def test_commands_report_what_they_did(work, capsys, line, status, told):
     assert run(line) == status
     out, error = capsys.readouterr()
@@ -402,6 +404,7 @@ def as_program(*arguments, options=()):
     )
 
 
+@pytest.mark.slow
 def test_a_command_written_to_a_file_runs_as_a_program(work, capsys):
     line = "convert a.mp4 program.mp4 model --settings.engine keras --end 0.2"
     with pytest.raises(SystemExit) as stopped:

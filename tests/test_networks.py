@@ -29,6 +29,8 @@ from fsgan.training.losses import (
     reconstruction_loss,
 )
 
+pytestmark = pytest.mark.slow
+
 BUILDERS = (build_encoder, build_decoder, build_discriminator)
 
 

@@ -28,6 +28,7 @@ PARAMETERS = {
 }
 
 
+@pytest.mark.slow
 def test_the_notebooks_run_in_order_on_the_sample(tmp_path):
     a, b = make_sample_clips(tmp_path / "clips", seconds=1.0)
     PARAMETERS["01_extract_faces.ipynb"] |= {"VIDEO_A": str(a), "VIDEO_B": str(b)}

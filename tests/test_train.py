@@ -16,6 +16,8 @@ from fsgan.training.monitor import read_losses, read_validation
 from fsgan.training.presets import preset
 from fsgan.training.train import PHASES, phase_at
 
+pytestmark = pytest.mark.slow
+
 MODEL = ModelConfig(
     64, "lite", "none", attention=False, mask=False, discriminators=False, latent=16
 )
