@@ -256,7 +256,8 @@ def measure_conversion(road: str, clip: str, model_dir: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if road == "convert":
             # What "auto" picks for every model trained so far.
-            swapper = FaceSwapper(model_dir, ConvertSettings(engine="mixed"))
+            engine = "mixed" if fastest_precision() == "bfloat16" else "float32"
+            swapper = FaceSwapper(model_dir, ConvertSettings(engine=engine))
             swapper.swap([astronaut()[:300, 60:400]])  # what happens once, happens now
             result = convert_video(clip, Path(folder, "swap.mp4"), swapper)
             fps = result.frames_per_second
