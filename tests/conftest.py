@@ -2,6 +2,7 @@
 
 import os
 from functools import cache
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Tests run side by side: a thread each, and the same sums on every machine.
@@ -16,7 +17,7 @@ from skimage.data import astronaut
 
 from fsgan.faces.detector import FaceDetector
 from fsgan.faces.geometry import align, crop_matrix
-from fsgan.media.images import read_image
+from fsgan.media.images import read_image, write_image
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +34,17 @@ def portrait() -> np.ndarray:
 @pytest.fixture(scope="session")
 def hopper_photo() -> np.ndarray:
     return read_image(get_sample_data("grace_hopper.jpg", asfileobj=False))
+
+
+@pytest.fixture(scope="session")
+def two_people(tmp_path_factory) -> Path:
+    """Folder of `a` and `b`, three crops of A and of B."""
+    folder = tmp_path_factory.mktemp("people")
+    face = astronaut()[:256, 96:352]
+    for number in range(3):
+        write_image(folder / "a" / f"{number}.png", np.roll(face, 4 * number, axis=1))
+        write_image(folder / "b" / f"{number}.png", np.roll(255 - face, number, axis=0))
+    return folder
 
 
 def _views(image, detector, count=8) -> np.ndarray:

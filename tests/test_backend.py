@@ -14,11 +14,15 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from skimage.data import astronaut
+from test_layers import (
+    attend_with_gradients,
+    attention_inputs,
+    largest_tensor,
+    plain_with_gradients,
+)
 
 import fsgan
 from fsgan.data.dataset import Batch, Samples
-from fsgan.media.images import write_image
 from fsgan.models.checkpoint import latest_checkpoint, read_settings
 from fsgan.models.networks import ModelConfig
 from fsgan.training.backend import (
@@ -143,8 +147,20 @@ def gan_steps(model):
     return gan, logs
 
 
+def attention():
+    """How exact it and its gradients are, and the most that it holds in memory."""
+    arrays = attention_inputs(1, 50, 50)
+    pairs = zip(
+        attend_with_gradients(*arrays), plain_with_gradients(*arrays), strict=True
+    )
+    errors = [np.abs(ops.convert_to_numpy(ours) - exact).max() for ours, exact in pairs]
+    largest = largest_tensor(attention_inputs(2, 2048, 2048))
+    return {"error": float(max(errors)), "largest": largest}
+
+
 def everything():
-    results = {case.__name__: case() for case in (square, nested, branch)}
+    cases = (square, nested, branch, attention)
+    results = {case.__name__: case() for case in cases}
     return results | {"full": gan_steps(FULL)[1], "small": gan_steps(SMALL)[1]}
 
 
@@ -248,22 +264,17 @@ def script(faces, folder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Folders of two crops of A and of B, and what the scripts leave."""
-    folder = tmp_path_factory.mktemp("backends")
-    face = astronaut()[:256, 96:352]
-    for number in range(2):
-        write_image(folder / "a" / f"{number}.png", np.roll(face, 4 * number, axis=1))
-        write_image(folder / "b" / f"{number}.png", np.roll(255 - face, number, axis=0))
-    return folder
+    """Of what the scripts leave."""
+    return tmp_path_factory.mktemp("backends")
 
 
 @pytest.fixture(scope="module")
-def results(folder):
+def results(two_people, folder):
     """What each backend computed; each but pytest's own in one process."""
     found = {"tensorflow": everything()}
     for backend in BACKENDS[1:]:
         process = subprocess.run(
-            [sys.executable, __file__, folder, folder / backend],
+            [sys.executable, __file__, two_people, folder / backend],
             env=os.environ
             | {
                 "KERAS_BACKEND": backend,
@@ -336,6 +347,14 @@ def test_new_values_compile_nothing_anew(results, backend):
     assert results[backend]["branch"]["traces"] == runs
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_attention_is_exact_and_never_holds_its_map(results, backend):
+    # Of 2048 x 2048 positions a map has 2**22 scores, a block 2**20.
+    found = results[backend]["attention"]
+    assert found["error"] < 1e-5
+    assert 2**20 <= found["largest"] <= 2**21
+
+
 @pytest.mark.parametrize("model", ["full", "small"])
 @pytest.mark.parametrize("backend", BACKENDS[1:])
 def test_two_steps_have_the_same_losses_as_on_tensorflow(results, backend, model):
@@ -377,7 +396,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit(results):
 
 
 @pytest.mark.parametrize("backend", BACKENDS[1:])
-def test_a_training_killed_while_it_saves_goes_on(results, backend, folder):
+def test_a_training_killed_while_it_saves_goes_on(results, backend, folder, two_people):
     model_dir = folder / backend / "killed"
     assert (model_dir / "checkpoints" / ".unfinished").exists()
     assert latest_checkpoint(model_dir).name == "iteration_0000001"
@@ -389,7 +408,7 @@ def test_a_training_killed_while_it_saves_goes_on(results, backend, folder):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FaceSwapGAN, "train_on_batch", stop)
-        assert train_on(folder, model_dir, 6, every=1).name == "iteration_0000001"
+        assert train_on(two_people, model_dir, 6, every=1).name == "iteration_0000001"
     assert started == [1]
 
 

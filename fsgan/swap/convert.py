@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fsgan.faces.geometry import align, crop_matrix
+from fsgan.faces.geometry import CROP_SIZE, align, crop_matrix
 from fsgan.faces.identity import Identity
 from fsgan.faces.tracks import FaceTracks, follow_faces
 from fsgan.media.credentials import check_certificate, sign
@@ -151,7 +151,9 @@ def convert_image(
     image = read_image(source)
     faces = swapper.detector.detect(image)
     if person is not None:
-        crops = [align(image, crop_matrix(face.landmarks), 256)[None] for face in faces]
+        crops = [
+            align(image, crop_matrix(face.landmarks), CROP_SIZE)[None] for face in faces
+        ]
         faces = list(compress(faces, person.choose(crops, [(0, 0)] * len(faces))))
     [(picture, layers)] = swapper.swap([image], [faces])
     marked = _is_marked(swapper.settings, source, bool(layers))
