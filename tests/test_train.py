@@ -427,7 +427,7 @@ def test_a_hundred_iterations_on_the_sample_faces_learn_them(tmp_path):
         tmp_path / "a",
         tmp_path / "b",
         tmp_path / "model",
-        model=MODEL,
+        model=ModelConfig(64, "lite", "none", attention=False),  # with discriminators
         settings=TrainSettings(
             100, 2, 3e-4, perceptual="off", swap_decoders=False, preview_every=100
         ),
