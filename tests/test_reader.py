@@ -1,4 +1,5 @@
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import cv2
@@ -646,3 +647,12 @@ def test_a_camera_that_fails_is_one_sentence_and_opencv_is_silent(plug_in, capfd
         assert fake.released
     with pytest.raises(ValueError, match="must be at least 0, got -1"):
         list(read_frames(-1))
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "frames"),
+    [(0, None, 250), (2, 4, 50), (2, None, 200), (0, 99, 250), (9.999, None, 1)],
+)
+def test_the_frames_of_a_stretch_are_estimated(start, end, frames):
+    info = VideoInfo(Path("a.mp4"), 64, 48, Fraction(25), 10.0, 250, False)
+    assert info.frames_between(start, end) == frames

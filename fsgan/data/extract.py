@@ -274,7 +274,8 @@ def _sampled_frames(
             yield path.name.replace(".", "_"), index, 0.0, image
         return
     if camera is None:
-        count, frames = probe(source).frame_count, read_frames(source, end=seconds)
+        count = probe(source).frames_between(0, seconds)
+        frames = read_frames(source, end=seconds)
     else:
         count, frames = None, read_frames(camera, end=seconds)
     progress = tqdm(total=count, desc=source.name, unit="frame")

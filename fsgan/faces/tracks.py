@@ -330,8 +330,7 @@ def _search(
 ) -> tuple[np.ndarray, _Crops]:
     """Rows of the faces found, not smoothed yet, and crops of each track."""
     found, samplers = bytearray(), defaultdict(_CropSampler)
-    seconds = min(end or np.inf, info.duration) - start
-    count = max(1, round(info.frame_count * seconds / info.duration))
+    count = info.frames_between(start, end)
     frames = prefetch(read_frames(info.path, start, end, fps), ahead=4)
     for frame in tqdm(frames, "find faces", count, unit="frame"):
         for face, as_found in tracker.track(frame.image):

@@ -55,6 +55,11 @@ class VideoInfo:
     frame_count: int  # an estimate, at least 1
     has_audio: bool
 
+    def frames_between(self, start: float, end: float | None) -> int:
+        """Estimate the frames from one second to another, at least 1."""
+        seconds = min(self.duration if end is None else end, self.duration) - start
+        return max(1, round(self.frame_count * seconds / self.duration))
+
 
 @dataclass(frozen=True, eq=False)
 class Frame:

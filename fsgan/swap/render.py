@@ -80,9 +80,8 @@ class Renderer:
         if done:
             self.swapper.colors.state = writer.state
         state = self.swapper.colors.state
-        first, last = self.stretch["start"], self.stretch["end"] or np.inf
-        share = (min(last, self.source.duration) - first) / self.source.duration
-        expected = max(1, round(self.source.frame_count * share))
+        start, end = self.stretch["start"], self.stretch["end"]
+        expected = self.source.frames_between(start, end)
         with tqdm(desc="swap", total=expected, initial=done, unit="frame") as progress:
             for swapped, state in self.swapper.stream(self._chunks(done)):
                 for frame, result in zip(self._in_work.popleft(), swapped, strict=True):
