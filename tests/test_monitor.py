@@ -14,7 +14,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fsgan.data.dataset import FaceSet
-from fsgan.media.images import read_image, write_image
+from fsgan.media.images import encode_jpeg, read_image, write_image
 from fsgan.media.provenance import SOURCE_TYPE, image_xmp, read_marks
 from fsgan.media.reader import probe, read_frames
 from fsgan.models.networks import ModelConfig
@@ -23,7 +23,6 @@ from fsgan.training.monitor import (
     NotebookPreview,
     TrainingLog,
     draw_preview,
-    encode_jpeg,
     make_timelapse,
     plot_training,
     read_losses,
@@ -562,7 +561,7 @@ def test_a_rate_of_nothing_is_refused(tmp_path):
 
 def test_a_jpeg_is_close_to_the_picture_and_marked(tmp_path):
     picture = np.tile(np.linspace(0, 255, 64).astype(np.uint8)[:, None], (64, 1, 3))
-    (tmp_path / "preview.jpg").write_bytes(encode_jpeg(picture))
+    (tmp_path / "preview.jpg").write_bytes(encode_jpeg(picture, image_xmp()))
     found = read_image(tmp_path / "preview.jpg").astype(int)
     assert np.abs(found - picture).max() <= 6
     marks = read_marks(tmp_path / "preview.jpg")

@@ -30,6 +30,20 @@ def asset(name: str) -> Path:
     return path
 
 
+def render(template: str, **values: object) -> str:
+    """Fills in one of the HTML templates that ship; values are escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(values)
+
+
 def find_weights(name: str, sha256: str | None = None) -> Path | None:
     """Looks for a weight file and checks that it is whole.
 

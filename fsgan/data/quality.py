@@ -9,17 +9,21 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jinja2 import Environment
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.spatial import KDTree
 from tqdm.auto import tqdm
 
-from fsgan.assets import asset
+from fsgan.assets import render
 from fsgan.data.extract import check_square, read_faces_record
 from fsgan.faces.identity import OTHER_PERSON, embed, load_network
 from fsgan.faces.pose import estimate_head_pose
-from fsgan.media.images import evenly, list_images, picture_html, read_image
+from fsgan.media.images import (
+    evenly,
+    list_images,
+    picture_html,
+    rasterize,
+    read_image,
+)
 
 log = logging.getLogger(__name__)
 
@@ -365,14 +369,12 @@ def render_page(folders: tuple[FolderReport, ...], advice: list[str]) -> str:
             )
             for name in np.array(folder.names)[order[:_WORST]]
         ]
-    source = asset("dataset_report.html").read_text(encoding="utf-8")
-    page = Environment(autoescape=True, trim_blocks=True).from_string(source)
-    measures = picture_html(_draw_measures(folders))
-    return page.render(advice=advice, measures=measures, worst=worst)
+    measures = picture_html(rasterize(_draw_measures(folders)))
+    return render("dataset_report.html", advice=advice, measures=measures, worst=worst)
 
 
-def _draw_measures(folders: tuple[FolderReport, ...]) -> np.ndarray:
-    """Draws histograms of the measures, and the poses, RGB uint8."""
+def _draw_measures(folders: tuple[FolderReport, ...]) -> Figure:
+    """Draws histograms of the measures, and the poses."""
     figure = Figure(figsize=(12, 6), layout="constrained")
     *axes, poses = figure.subplots(2, 3).ravel()
     for axis, (measure, title) in zip(axes, _PANELS.items(), strict=True):
@@ -388,9 +390,7 @@ def _draw_measures(folders: tuple[FolderReport, ...]) -> np.ndarray:
         poses.scatter(*pose, 8, alpha=0.5, label=label)
     poses.set_title("yaw and pitch, degrees", fontsize="medium")
     poses.legend()
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]
+    return figure
 
 
 def _measure_face(gray: np.ndarray, entry: dict | None) -> dict[str, float]:

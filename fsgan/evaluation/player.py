@@ -1,17 +1,14 @@
 """Before and after under a slider, to look at in a notebook."""
 
 import tempfile
-from base64 import b64encode
 from dataclasses import dataclass, field
 from html import escape
-from io import BytesIO
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from fsgan.media.images import read_image
+from fsgan.media.images import data_url, encode_jpeg, read_image
 from fsgan.media.provenance import image_xmp, video_metadata
 from fsgan.media.reader import is_video, probe, read_frames
 from fsgan.media.writer import VideoWriter
@@ -84,7 +81,8 @@ def compare(
     if kinds == {True}:
         images = [_read_picture(it) for it in both]
         size = _size(names, [image.shape[1::-1] for image in images], width)
-        pages = iter([_page([_jpeg(image, size) for image in images], labels)])
+        small = (cv2.resize(it, size, interpolation=cv2.INTER_AREA) for it in images)
+        pages = iter([_page([encode_jpeg(it, image_xmp()) for it in small], labels)])
     else:
         infos = [probe(it) for it in both]
         size = _size(names, [(info.width, info.height) for info in infos], width)
@@ -127,12 +125,6 @@ def _size(
     return tuple(max(2, 2 * round(side * scale / 2)) for side in sizes[1])
 
 
-def _jpeg(image: np.ndarray, size: tuple[int, int]) -> bytes:
-    file, picture = BytesIO(), Image.fromarray(image).resize(size)
-    picture.save(file, "JPEG", quality=90, xmp=image_xmp())
-    return file.getvalue()
-
-
 def _encode(
     both: tuple[Picture, Picture],
     size: tuple[int, int],
@@ -173,7 +165,7 @@ def _page(contents: list[bytes], labels: tuple[str, str], video: bool = False) -
     cut = "position: absolute; inset: 0; pointer-events: none; "
     cut += "clip-path: inset(0 50% 0 0)"
     mime = "video/mp4" if video else "image/jpeg"
-    before, after = (f"data:{mime};base64,{b64encode(it).decode()}" for it in contents)
+    before, after = (data_url(it, mime) for it in contents)
     media = _VIDEOS if video else _IMAGES
     return _SLIDER.format(
         media=media.format(before=before, after=after, left=left, right=right, cut=cut),

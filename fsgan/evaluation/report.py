@@ -1,25 +1,29 @@
 """An evaluation as a page to read: figures, plots, worst frames."""
 
 import json
-from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import cv2
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from fsgan.assets import render
 from fsgan.evaluation.results import (
     NOT_MEASURED,
     Evaluation,
     FrameScores,
-    render,
     worst_stretches,
 )
-from fsgan.media.images import contact_sheet, write_beside, write_image
+from fsgan.media.images import (
+    contact_sheet,
+    data_url,
+    encode_jpeg,
+    rasterize,
+    write_beside,
+    write_image,
+)
 from fsgan.media.provenance import STATEMENT, image_xmp
 
 _STANDS_OUT = 0.9  # share of the frames that are better, from which a reason is named
@@ -80,19 +84,15 @@ def write_report(
     }
     plots = {}
     for name, figure in figures.items():
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        pixels = np.asarray(canvas.buffer_rgba())[..., :3]
         xmp = image_xmp() if name == "identity" else None
-        write_image(out_dir / f"{name}.png", pixels, xmp)
-        plots[name] = _data_url((out_dir / f"{name}.png").read_bytes(), "png")
+        write_image(out_dir / f"{name}.png", rasterize(figure), xmp)
+        plots[name] = data_url((out_dir / f"{name}.png").read_bytes(), "image/png")
     frames = {frame.index: frame for frame in evaluation.frames}
     shown, tiles, labels = [], [], []
     for index, *pictures in worst:
         reason = _reason(frames[index], evaluation.frames)
-        bgr = (cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) for picture in pictures)
-        jpegs = (cv2.imencode(".jpg", picture)[1].tobytes() for picture in bgr)
-        urls = [_data_url(jpeg, "jpeg") for jpeg in jpegs]
+        jpegs = (encode_jpeg(picture, image_xmp()) for picture in pictures)
+        urls = [data_url(jpeg, "image/jpeg") for jpeg in jpegs]
         shown.append((frames[index], reason, urls))
         tiles += pictures
         labels += [f"frame {index}", reason.split(" (")[0]]
@@ -212,10 +212,6 @@ def _reason(frame: FrameScores, frames: Sequence[FrameScores]) -> str:
     reasons.sort(reverse=True)
     named = [text for share, text in reasons if share >= _STANDS_OUT]
     return "; ".join(named or [text for _, text in reasons[:1]])
-
-
-def _data_url(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{b64encode(content).decode()}"
 
 
 def _say_not_measured(axis: Axes) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from scipy.stats import rankdata
 
+from fsgan.assets import render
 from fsgan.evaluation.metrics import MAX_PSNR, Figure, Summary
 
 NOT_MEASURED = "not measured"
@@ -200,18 +200,6 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         return render("evaluation_table.html", evaluation=self)
-
-
-def render(template: str, **values: object) -> str:
-    """Fills in one of the package's HTML templates; values are escaped."""
-    environment = Environment(
-        loader=PackageLoader("fsgan", "assets"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(template).render(values)
 
 
 def worst_frames(

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import (
@@ -23,6 +23,9 @@ from PIL import (
     PngImagePlugin,
     UnidentifiedImageError,
 )
+
+if TYPE_CHECKING:  # slow to import, and rarely needed
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -339,8 +342,29 @@ def picture_html(image: np.ndarray) -> str:
     """Return an RGB uint8 picture as an HTML `<img>` element that holds it as PNG."""
     png = io.BytesIO()
     Image.fromarray(image).save(png, "PNG")
-    data = base64.b64encode(png.getvalue()).decode()
-    return f'<img style="max-width: 100%" src="data:image/png;base64,{data}">'
+    url = data_url(png.getvalue(), "image/png")
+    return f'<img style="max-width: 100%" src="{url}">'
+
+
+def data_url(content: bytes, mime: str) -> str:
+    """Return the address of a file that an HTML page holds itself."""
+    return f"data:{mime};base64,{base64.b64encode(content).decode()}"
+
+
+def encode_jpeg(image: np.ndarray, xmp: bytes | None = None) -> bytes:
+    """Return an RGB uint8 picture that is shown, not kept, as a JPEG file."""
+    jpeg = io.BytesIO()
+    Image.fromarray(image).save(jpeg, "JPEG", quality=90, xmp=xmp or b"")
+    return jpeg.getvalue()
+
+
+def rasterize(figure: "Figure") -> np.ndarray:
+    """Return a figure of Matplotlib as a picture, RGB uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
 def evenly(items: Sequence[Item], count: int) -> list[Item]:

@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from io import BytesIO, FileIO
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TextIO
 
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from tqdm.auto import tqdm
 
 from fsgan.data.dataset import FaceSet, center_crop_batch
-from fsgan.media.images import list_images, read_image, write_beside
+from fsgan.media.images import encode_jpeg, list_images, read_image, write_beside
 from fsgan.media.provenance import image_xmp, video_metadata
 from fsgan.media.writer import VideoWriter
 
@@ -341,20 +341,6 @@ def make_timelapse(
     return out
 
 
-def encode_jpeg(picture: np.ndarray) -> bytes:
-    """Encodes a picture that is shown, not kept: a sixth of the PNG's size.
-
-    Args:
-        picture: RGB uint8 (height, width, 3).
-
-    Returns:
-        A JPEG file, marked as synthetic.
-    """
-    buffer = BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=90, xmp=image_xmp())
-    return buffer.getvalue()
-
-
 class NotebookPreview:
     """Shows each preview of a training in the place of the one before, in a notebook.
 
@@ -376,7 +362,7 @@ class NotebookPreview:
         from IPython.display import Image as NotebookImage
         from IPython.display import display
 
-        image = NotebookImage(encode_jpeg(picture), format="jpeg")
+        image = NotebookImage(encode_jpeg(picture, image_xmp()), format="jpeg")
         if self._handle is None:
             self._handle = display(image, display_id=True)
         else:
@@ -495,7 +481,7 @@ class _EventFile:
     def add_picture(self, step: int, picture: np.ndarray) -> None:
         """Adds a preview."""
         height, width = picture.shape[:2]
-        encoded = encode_jpeg(picture)
+        encoded = encode_jpeg(picture, image_xmp())
         image = self._summary.Image(
             height=height, width=width, colorspace=3, encoded_image_string=encoded
         )
