@@ -196,6 +196,9 @@ def test_the_page_is_whole_and_needs_nothing_else(clips, kind):
     assert parsed.tags == ["div", "div", kind, kind, "input", "div", "span", "span"]
     assert all(label in parsed.text for label in labels)
     assert not re.search(r"https?:|<script|import|fetch|url\(", page)
+    assert page.count("--cut") == 2  # what the slider sets is what cuts the source
+    # Else browsers may show a film with sound only once it plays.
+    assert page.count('preload="auto"') == (2 if kind == "video" else 0)
 
 
 @pytest.mark.parametrize(

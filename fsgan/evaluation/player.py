@@ -162,8 +162,9 @@ def _encode(
 def _page(contents: list[bytes], labels: tuple[str, str], video: bool = False) -> str:
     """The result, the source over it and cut off at the slider, and the slider."""
     left, right = map(escape, labels)
+    bottom = "4.5em" if video else "0"  # where the result's player has its buttons
     cut = "position: absolute; inset: 0; pointer-events: none; "
-    cut += "clip-path: inset(0 50% 0 0)"
+    cut += f"clip-path: inset(0 var(--cut, 50%) {bottom} 0)"
     mime = "video/mp4" if video else "image/jpeg"
     before, after = (data_url(it, mime) for it in contents)
     media = _VIDEOS if video else _IMAGES
@@ -177,15 +178,16 @@ def _page(contents: list[bytes], labels: tuple[str, str], video: bool = False) -
 _IMAGES = """<img src="{after}" alt="{right}" width="100%">
 <img src="{before}" alt="{left}" width="100%" style="{cut}">"""
 # Whatever the player of the result does, that of the source above it does, too.
-_VIDEOS = """<video src="{after}" width="100%" controls loop playsinline
+_VIDEOS = """<video src="{after}" width="100%" controls loop playsinline preload="auto"
  onplay="this.nextElementSibling.play()" onpause="this.nextElementSibling.pause()"
  ontimeupdate="const before = this.nextElementSibling;
  if (Math.abs(before.currentTime - this.currentTime) > 0.03)
  before.currentTime = this.currentTime"></video>
-<video src="{before}" width="100%" style="{cut}" muted loop playsinline></video>"""
+<video src="{before}" width="100%" style="{cut}" muted loop playsinline
+ preload="auto"></video>"""
 _SLIDER = """<div style="position: relative">{media}</div>
 <input type="range" value="50" style="width: 100%; margin: 0" aria-label="border"
- oninput="this.previousElementSibling.lastElementChild.style.clipPath =
- 'inset(0 ' + (100 - this.value) + '% 0 0)'">
+ oninput="this.previousElementSibling.style.setProperty(
+ '--cut', 100 - this.value + '%')">
 <div style="display: flex; justify-content: space-between">
 <span>&#9664; {left}</span> <span>{right} &#9654;</span></div>"""
