@@ -108,7 +108,12 @@ def test_a_copy_of_the_source_is_perfect_but_for_the_person(clips, faces, tmp_pa
     assert [frame.index for frame in found.frames] == list(range(FRAMES))
     assert {frame.outside for frame in found.frames} == {0}
     assert all(frame.to_source > frame.to_target for frame in found.frames)
-    assert "psnr_a" not in figures
+    assert "psnr_a" not in figures and "ceiling" not in figures
+    assert figures["sharpness"] > 0
+    # A photo neither talks nor blinks.
+    assert figures["mouth_follows"] is figures["eyes_follow"] is None
+    assert any("mouth of the swap open and close" in note for note in found.notes)
+    assert any("a network that trained nothing" in note for note in found.notes)
     assert any("No model is given" in note for note in found.notes)
     assert any("There is no copy.mp4.synthetic.json" in note for note in found.notes)
 
@@ -245,6 +250,12 @@ def test_a_real_conversion_with_its_model(clips, footage, tmp_path, monkeypatch)
     # Masks made again with the settings of the conversion, to the pixel.
     assert found.figures["background"] == pytest.approx(100)
     assert {frame.outside for frame in found.frames} == {0}
+    # The target's own faces move it, gray does not.
+    moved, ceiling = found.figures["moved"], found.figures["ceiling"]
+    assert ceiling > 0.1 > moved
+    assert found.figures["moved_of_ceiling"] == pytest.approx(moved / ceiling)
+    # The square lies within the face, and shows half of what it paints.
+    assert found.figures["mask_iou"].values == pytest.approx([0.5] * FRAMES, abs=0.01)
     assert found.figures["flicker"] < 1  # plain gray, in part, does not flicker
     changed = {"color": "none", "lossless": True, "search_every": 3}
     assert found.settings == changed

@@ -4,6 +4,7 @@ from fractions import Fraction
 from types import SimpleNamespace
 
 import av
+import cv2
 import numpy as np
 import pytest
 from skimage.data import astronaut
@@ -11,16 +12,26 @@ from skimage.data import astronaut
 from fsgan.evaluation.measure import (
     SOUND_RATE,
     Comparison,
+    RealFaces,
     SwappedVideo,
+    _joined,
     cut_out_faces,
     in_step,
     read_sound,
 )
 from fsgan.evaluation.metrics import sound_delay
 from fsgan.faces.detector import FaceDetector
-from fsgan.faces.geometry import Face, crop_matrix, invert, transform_points
+from fsgan.faces.geometry import (
+    Face,
+    align,
+    crop_matrix,
+    invert,
+    transform_points,
+)
+from fsgan.faces.mesh import FaceMesh
 from fsgan.media.reader import Frame
 from fsgan.media.writer import VideoWriter
+from fsgan.models.networks import ModelConfig
 
 RATE = 44_100
 PORTRAIT = astronaut()[:240, 100:340].copy()
@@ -100,9 +111,78 @@ def test_outside_of_the_mask_every_pixel_counts():
     assert whole.frames == []
     whole.add(shown(1, PORTRAIT), PORTRAIT, [face])
     # Three differences of 16 in all of one frame, and what is outside of another.
-    values = PORTRAIT.size * (1 + np.mean(comparison._alpha(PORTRAIT, [face]) == 0))
+    mask = _joined(comparison._layers(PORTRAIT, [face]), PORTRAIT)
+    values = PORTRAIT.size * (1 + np.mean(mask == 0))
     expected = 10 * np.log10(255**2 * values / (3 * 16**2))
     assert whole.figures()["background"] == pytest.approx(expected)
+
+
+def grimace(mouth: float, eyes: float) -> np.ndarray:
+    """The portrait with lips further apart, by so many pixels, and narrower eyes."""
+    x, y = np.meshgrid(*2 * [np.arange(240, dtype=np.float32)])
+    near = np.exp(-(((x - 124) / 22) ** 2))
+    lower = ((y - 138) / 8).clip(0, 1) * ((200 - y) / 40).clip(0, 1)
+    lids = np.exp(-(((y - 102) / 16) ** 4))
+    rows = y - mouth * near * lower + eyes * (y - 102) * lids
+    return cv2.remap(PORTRAIT, x, np.float32(rows), cv2.INTER_LINEAR)
+
+
+def compared(source: list, swap: list, face: Face, **options) -> Comparison:
+    comparison = Comparison(None, [0], **options)
+    for index, (before, after) in enumerate(zip(source, swap, strict=True)):
+        comparison.add(shown(index, before), after, [face])
+    return comparison
+
+
+def test_whether_mouth_and_eyes_follow_over_time():
+    [face] = found(PORTRAIT, 0)
+    phases = np.linspace(0, 2 * np.pi, 12)
+    clip = [grimace(6 - 6 * np.cos(x), 0.6 + 0.6 * np.sin(x)) for x in phases]
+    talking = [grimace(6 - 6 * np.cos(x), 0.6) for x in phases]
+    for swap, mouth, eyes in ((clip, 1, 1), ([PORTRAIT] * 12, 0, 0), (talking, 1, 0)):
+        figures = compared(clip, swap, face).figures()
+        assert figures["mouth_follows"] == pytest.approx(mouth, abs=0.1)
+        assert figures["eyes_follow"] == pytest.approx(eyes, abs=0.1)
+    for frames in ([PORTRAIT] * 12, clip[:9]):  # too still, too few
+        figures = compared(frames, frames, face).figures()
+        assert figures["mouth_follows"] is figures["eyes_follow"] is None
+
+
+def test_a_blurred_face_is_less_sharp_than_the_targets_own():
+    [face] = found(PORTRAIT, 0)
+    own = align(PORTRAIT, crop_matrix(face.landmarks), 256)
+    for after, low, high in (
+        (PORTRAIT, 0.9, 1.1),
+        (cv2.GaussianBlur(PORTRAIT, (0, 0), 2), 0.1, 0.5),
+    ):
+        figures = compared([PORTRAIT], [after], face, target=[own]).figures()
+        assert low < figures["sharpness"] < high
+        assert figures["mask_iou"] is None  # no model
+    assert compared([PORTRAIT], [PORTRAIT], face).figures()["sharpness"] is None
+
+
+def test_the_real_face_of_the_same_pose_and_mouth_is_lent():
+    fit = FaceMesh()
+    pictures = [PORTRAIT, grimace(12, 0)]
+    faces = [found(picture, 0)[0].landmarks for picture in pictures]
+    pairs = list(zip(pictures, faces, strict=True))
+    crops = [align(x, crop_matrix(points), 256) for x, points in pairs]
+    # Of a wider crop the model sees the same.
+    wide = [align(x, crop_matrix(points, 410, 1.6), 410) for x, points in pairs]
+    model = ModelConfig(64)
+    real, same = RealFaces(crops, model), RealFaces(wide, model, 1.6)
+    bare = RealFaces(crops, ModelConfig(64, mask=False))
+    for picture, points in pairs:
+        mesh = fit.with_depth(picture, points)
+        face, alpha = real.nearest(*mesh)
+        seen = align(picture, crop_matrix(points, 64, 0.8), 64)
+        assert np.abs(face.astype(int) - seen).mean() < 3
+        assert alpha.shape == (64, 64, 1) and alpha.dtype == np.float32
+        assert alpha[32, 32] == alpha.max() == 1 and alpha.min() == 0
+        again, mask = same.nearest(*mesh)
+        assert np.abs(face.astype(int) - again).mean() < 3
+        assert np.abs(alpha - mask).mean() < 0.03
+        assert (bare.nearest(*mesh)[1] == 1).all()
 
 
 def frame_at(index: int, time: float) -> Frame:

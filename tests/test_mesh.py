@@ -73,6 +73,18 @@ def test_a_mirrored_face_has_a_mirrored_mesh(mesh, points):
     np.testing.assert_allclose(mouth_opening(found), mouth_opening(points), atol=0.05)
 
 
+def test_depth_grows_away_from_the_camera_and_with_the_picture(mesh, points):
+    found, depth = mesh.with_depth(astronaut(), FIVE)
+    np.testing.assert_array_equal(found, points)
+    assert depth.shape == (468,) and depth.dtype == np.float32
+    nose, chin, cheeks = depth[1], depth[152], depth[[234, 454]]
+    assert nose < chin < cheeks.min()
+    assert 0.5 < (cheeks.mean() - nose) / np.ptp(found[[234, 454], 0]) < 0.9
+    photo = cv2.resize(astronaut(), None, fx=1.5, fy=1.5)
+    _, larger = mesh.with_depth(photo, 1.5 * FIVE + 0.25)
+    np.testing.assert_allclose(larger, 1.5 * depth, atol=2)
+
+
 def test_openings_are_shares_of_the_width(points):
     assert 0.1 < mouth_opening(points) < 0.4  # a smile with teeth
     assert 0.2 < eye_opening(points) < 0.5

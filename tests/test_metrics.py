@@ -9,9 +9,12 @@ from fsgan.evaluation.metrics import (
     Jitter,
     cosine_similarity,
     expression_distance,
+    follows,
     identity_scores,
+    mask_iou,
     psnr,
     seam,
+    sharpness,
     sound_delay,
     ssim,
     summarize,
@@ -129,6 +132,45 @@ def test_68_points_are_measured_against_the_middles_of_the_eyes():
 
 
 # Pictures
+
+
+def test_what_follows_is_said_by_the_correlation_within_each_person():
+    source = np.tile([0.1, 0.2, 0.3, 0.2], 3)
+    alone = np.zeros(12)
+    assert follows(source, 0.5 * source + 1, alone) == pytest.approx(1)
+    assert follows(source, -source, alone) == pytest.approx(-1)
+    assert follows(source, alone, alone) == 0
+    turned = np.roll(source, 1)  # a quarter of the period
+    assert follows(source, turned, alone) == pytest.approx(0, abs=1e-9)
+    two = np.arange(12) // 4 % 2  # the second has a larger mouth in both videos
+    assert follows(source + two, turned + two, alone) > 0.9
+    assert follows(source + two, turned + two, two) == pytest.approx(0, abs=1e-9)
+    assert follows(source[:9], source[:9], alone[:9]) is None
+    still = 0.2 + 0.1 * (source - 0.2)
+    assert follows(still, source, alone) is None
+
+
+# Pictures
+
+
+def test_sharpness_is_that_within_the_face():
+    face = np.full((64, 64, 3), 100, np.uint8)
+    mask = np.zeros((64, 64, 1), np.float32)
+    mask[10:54, 10:54] = 1
+    face[:, ::2] = 120  # Laplacians of +40 and -40
+    assert sharpness(face, mask) == pytest.approx(40)
+    face[11:53, 11:53] = 110  # only the border is left, which does not count
+    face[32, 32] = 111
+    values = np.zeros((40, 40))
+    values[20, 20], values[[19, 21, 20, 20], [20, 20, 19, 21]] = -4, 1
+    assert sharpness(face, mask) == pytest.approx(values.std(), rel=0.02)
+
+
+def test_soft_masks_overlap_by_the_smaller_over_the_larger():
+    one, other = np.array([[0, 1, 0.5]]), np.array([[0.25, 1, 0.25]])
+    assert mask_iou(one, other) == pytest.approx(1.25 / 1.75)
+    assert mask_iou(one, one) == 1
+    assert mask_iou(0 * one, 0 * one) == 0
 
 
 def test_pictures_score_as_computed_by_hand():

@@ -1,12 +1,16 @@
 """Which way a head is turned: a head turned by known angles, seen by a camera."""
 
+import cv2
 import numpy as np
 import pytest
+from skimage.data import astronaut
 
-from fsgan.faces.geometry import MEAN_LANDMARKS
+from fsgan.faces.geometry import MEAN_LANDMARKS, transform_points
+from fsgan.faces.mesh import POINTS, FaceMesh
 from fsgan.faces.pose import (
     DEPTH_OF_NOSE,
     estimate_head_pose,
+    estimate_mesh_pose,
     head_model,
     pose_difference,
 )
@@ -24,13 +28,18 @@ POSES = [
 ]
 
 
-def turned(roll: float, yaw: float, pitch: float) -> np.ndarray:
-    """The head nodded up, then turned to the right, then leant clockwise."""
+def rotation(roll: float, yaw: float, pitch: float) -> np.ndarray:
+    """Of a head nodded up, then turned to the right, then leant clockwise."""
     (r, y, p) = np.radians([roll, yaw, pitch])
     nod = [[1, 0, 0], [0, np.cos(p), np.sin(p)], [0, -np.sin(p), np.cos(p)]]
     turn = [[np.cos(y), 0, -np.sin(y)], [0, 1, 0], [np.sin(y), 0, np.cos(y)]]
     lean = [[np.cos(r), -np.sin(r), 0], [np.sin(r), np.cos(r), 0], [0, 0, 1]]
-    return head_model() @ (np.array(lean) @ turn @ nod).T
+    return np.array(lean) @ turn @ nod
+
+
+def turned(*pose: float) -> np.ndarray:
+    """The head, turned as by `rotation`."""
+    return head_model() @ rotation(*pose).T
 
 
 def seen(head: np.ndarray) -> np.ndarray:
@@ -63,6 +72,29 @@ def test_known_angles_come_back_near_and_far_and_in_a_mirror(pose):
     mirrored = far[[1, 0, 2, 4, 3]] * (-1, 1)
     expected = estimate_head_pose(far) * (-1, -1, 1)
     np.testing.assert_allclose(estimate_head_pose(mirrored), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("pose", POSES)
+def test_known_angles_of_a_mesh_come_back(pose):
+    """Whatever the nose."""
+    head = np.random.default_rng(0).normal(size=(POINTS, 3))
+    head[[10, 152, 234, 454]] = [(0, -9, 1), (0, 9, 1), (-7, 0, 5), (7, 0, 5)]
+    points = 20 * head @ rotation(*pose).T + (300, 200, 0)
+    found = estimate_mesh_pose(points[:, :2], points[:468, 2])
+    np.testing.assert_allclose(found, pose, atol=1e-6)
+
+
+def test_a_real_face_turns_with_its_picture_and_is_mirrored_with_it():
+    photo, fit = astronaut(), FaceMesh()
+    five = np.array([[204, 101], [246, 103], [225, 126], [203, 138], [245, 141]])
+    level = estimate_mesh_pose(*fit.with_depth(photo, five))
+    matrix = cv2.getRotationMatrix2D((225.0, 120.0), -25, 1.0)  # clockwise
+    leant = cv2.warpAffine(photo, matrix, (512, 512), borderMode=1)
+    found = estimate_mesh_pose(*fit.with_depth(leant, transform_points(five, matrix)))
+    np.testing.assert_allclose(found - level, (25, 0, 0), atol=1)
+    five = five[[1, 0, 2, 4, 3]] * (-1, 1) + (511, 0)
+    found = estimate_mesh_pose(*fit.with_depth(photo[:, ::-1], five))
+    np.testing.assert_allclose(found, level * (-1, -1, 1), atol=4)
 
 
 def test_a_profile_has_an_answer():

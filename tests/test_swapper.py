@@ -131,6 +131,20 @@ def test_faces_that_are_known_are_not_searched(gray_model, face, portrait, monke
         swapper.swap([portrait] * 2, [[face]])
 
 
+def test_a_given_picture_is_put_where_a_generated_one_would_be(
+    gray_model, face, portrait
+):
+    swapper = FaceSwapper(gray_model, PLAIN)
+    [(generated, [layer])] = swapper.swap([portrait], [[face]])
+    gray, alpha = np.full((64, 64, 3), 127.5), np.ones((64, 64, 1), np.float32)
+    given, [same] = swapper.paste(portrait, face, gray, alpha)
+    assert np.abs(given.astype(int) - generated).max() <= 1
+    np.testing.assert_allclose(same.alpha, layer.alpha, atol=0.01)
+    np.testing.assert_array_equal(
+        swapper.paste(portrait, face, gray, 0 * alpha).picture, portrait
+    )
+
+
 def test_the_label_is_in_the_picture_of_swapped_frames_alone(gray_model, shots):
     swapper = FaceSwapper(gray_model, ConvertSettings(label=True, color="none"))
     noise = np.random.default_rng(0).integers(0, 255, shots[0].shape, np.uint8)

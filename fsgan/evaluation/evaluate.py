@@ -117,16 +117,19 @@ def evaluate(
 
     found = _find_tracks(source, swapped, out_dir, settings, tracks, start, end)
     video = SwappedVideo(source, swapped, found, tracks, start, end)
-    comparison = measure_video(video, swapper, _CHOSEN)
+    comparison = measure_video(video, swapper, _CHOSEN, crops["target"])
     crops["swapped"] = [new for _, _, new in comparison.crops]
     figures = comparison.figures() | {
         "seconds": infos[1].duration,
         "source_seconds": min(end or np.inf, infos[0].duration) - start,
         "sound_delay": _sound_delay(video),
     }
-    identity, similarities, note = _compare_identities(crops, others)
+    identity, similarities, note = _compare_identities(
+        crops, others, comparison.ceiling
+    )
     notes.append(note)
     figures |= identity
+    notes += _notes_on_mesh(figures)
     figures["expression_68"], note = _expression_68(comparison)
     notes.append(note)
     if swapper is not None:
@@ -269,7 +272,9 @@ def _sound_delay(video: SwappedVideo) -> float | None:
 
 
 def _compare_identities(
-    crops: dict[str, list[np.ndarray]], others: list[np.ndarray] | None
+    crops: dict[str, list[np.ndarray]],
+    others: list[np.ndarray] | None,
+    ceiling: list[np.ndarray],
 ) -> tuple[dict[str, Figure], dict[str, list[list[float]]], str]:
     """Figures of identity, similarities as for `Evaluation`, and a note."""
     try:
@@ -285,9 +290,28 @@ def _compare_identities(
     }
     if not crops["swapped"]:
         return {}, similarities, "No face is found in the frames that were chosen."
-    people = (embeddings[name] for name in ("swapped", "target", "source"))
-    scores = identity_scores(*people, distractors)
+    swapped, *people = (embeddings[name] for name in ("swapped", "target", "source"))
+    scores = identity_scores(swapped, *people, distractors)
+    if ceiling:
+        best = scores["ceiling"] = identity_scores(embed(ceiling), *people)["moved"]
+        if best and best > 0:
+            scores["moved_of_ceiling"] = scores["moved"] / best
     return scores, similarities, "Faces are told apart by dlib's face network."
+
+
+def _notes_on_mesh(figures: dict[str, Figure]) -> list[str]:
+    """Says what was measured by the face mesh, and what could not be."""
+    notes = [
+        "Expression, sharpness and pose go by MediaPipe's face mesh, which also draws "
+        "masks for training; whose face it is, by a network that trained nothing."
+    ]
+    for key, what in (("mouth_follows", "mouth"), ("eyes_follow", "eyes")):
+        if figures[key] is None:
+            notes.append(
+                f"Whether the {what} of the swap open and close as the source's do was "
+                "not measured: fewer than 10 faces, or the source's hardly do."
+            )
+    return notes
 
 
 def _with_identity(

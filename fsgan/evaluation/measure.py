@@ -1,10 +1,11 @@
 """A video and its swap, read in step and measured frame by frame."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, takewhile
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import cv2
@@ -17,23 +18,38 @@ from fsgan.evaluation.metrics import (
     Flicker,
     Jitter,
     expression_distance,
+    follows,
+    mask_iou,
     seam,
+    sharpness,
     summarize,
 )
 from fsgan.evaluation.results import FrameScores
 from fsgan.faces.detector import FaceDetector
-from fsgan.faces.geometry import CROP_SIZE, Face, align, crop_matrix
-from fsgan.faces.pose import estimate_head_pose, pose_difference
+from fsgan.faces.geometry import (
+    CROP_SIZE,
+    MEAN_LANDMARKS,
+    Face,
+    align,
+    crop_matrix,
+    transform_points,
+)
+from fsgan.faces.mesh import OVAL, FaceMesh, eye_opening, mouth_opening
+from fsgan.faces.pose import estimate_mesh_pose, pose_difference
 from fsgan.faces.tracks import FaceTracks
 from fsgan.media.decoding import clock_start, decode, open_media, packets
 from fsgan.media.images import evenly
 from fsgan.media.prefetch import prefetch
 from fsgan.media.reader import Frame, probe, read_frames, time_limits
-from fsgan.swap.compositing import feather, place
+from fsgan.models.checkpoint import read_settings
+from fsgan.models.networks import ModelConfig
+from fsgan.swap.compositing import Layer, feather, place
 from fsgan.swap.swapper import FaceSwapper
 
 _MASK_SIZE = 64  # pixels, of an estimated mask
 _COVERAGE = 0.8  # of a model that is not known, the default of `ModelConfig`
+_UNKNOWN = ModelConfig(128, coverage=1.0)  # what sharpness is measured at, without one
+_MOUTH = 200.0  # degrees of pose that a mouth open as far as it is wide counts for
 _AROUND = 0.4  # of a face's size, shown on every side of it
 
 SOUND_RATE = 16_000
@@ -65,6 +81,63 @@ class SwappedVideo:
         )
 
 
+class RealFaces:
+    """Real faces of the target, as a model without fault would generate them.
+
+    Attributes:
+        sharpness: median `metrics.sharpness`.
+    """
+
+    def __init__(
+        self, crops: Sequence[np.ndarray], model: ModelConfig, extent: float = 1.0
+    ) -> None:
+        """Reduces crops to what a model sees.
+
+        Args:
+            crops: aligned crops, RGB uint8 (size, size, 3), at least one.
+            model: says resolution, coverage and whether masks are painted.
+            extent: width of the crops, in those of `fsgan.faces.geometry.align`.
+        """
+        fit = FaceMesh()
+        size, looks, sharp = model.resolution, [], []
+        self._faces: list[tuple[np.ndarray, np.ndarray]] = []
+        for crop in crops:
+            five = ((MEAN_LANDMARKS - 0.5) / extent + 0.5) * len(crop) - 0.5
+            mesh, depth = fit.with_depth(crop, five)
+            matrix = crop_matrix(five, size, model.coverage)
+            picture, oval = align(crop, matrix, size), _oval(mesh, matrix, size)
+            looks.append(_look(mesh, depth))
+            sharp.append(sharpness(picture, oval))
+            self._faces.append((picture, oval if model.mask else np.ones_like(oval)))
+        self._looks, self.sharpness = np.stack(looks), float(np.median(sharp))
+
+    def nearest(
+        self, mesh: np.ndarray, depth: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Chooses the face most like another one in pose and opening of the mouth.
+
+        Args:
+            mesh: of the other one, float (500, 2), as of `FaceMesh`.
+            depth: float (468,), likewise.
+
+        Returns:
+            RGB uint8 (resolution, resolution, 3), and its alpha, float32 [0, 1]
+            (resolution, resolution, 1).
+        """
+        apart = np.linalg.norm(self._looks - _look(mesh, depth), axis=1)
+        return self._faces[int(apart.argmin())]
+
+
+class _Pair(NamedTuple):
+    """A face that is found in source and swap; arrays hold both, the source first."""
+
+    face: Face  # as it was swapped
+    layer: Layer
+    landmarks: np.ndarray  # float (2, 5, 2), not smoothed
+    meshes: np.ndarray  # float32 (2, 500, 2)
+    depths: np.ndarray  # float32 (2, 468)
+
+
 class Comparison:
     """What is measured of a video and its swap, frame after frame.
 
@@ -72,26 +145,42 @@ class Comparison:
         frames: scores of each frame with a face, without those of identity.
         crops: of the chosen frames (index, source, swapped): aligned crops, RGB uint8
             (256, 256, 3), each cut out by its own landmarks.
+        ceiling: of the same frames, crops with real faces of the target put there.
         counts: frames of the source and of the swap.
     """
 
-    def __init__(self, swapper: FaceSwapper | None, chosen: Collection[int]) -> None:
+    def __init__(
+        self,
+        swapper: FaceSwapper | None,
+        chosen: Collection[int],
+        target: Sequence[np.ndarray] = (),
+    ) -> None:
         """Starts before the first frame.
 
         Args:
             swapper: makes the masks again; None estimates them: whole squares.
             chosen: indices of the frames to cut the faces out of.
+            target: aligned crops of the target, RGB uint8 (size, size, 3).
         """
         self._swapper, self._chosen = swapper, set(chosen)
+        self._model = _UNKNOWN
+        if swapper:
+            self._model = read_settings(swapper.checkpoint)["model"]
+        self._target = RealFaces(target, self._model) if len(target) else None
+        self._mesh = FaceMesh()
         # As sensitive as can be: what is looked for is known to be there.
         self._detector = FaceDetector(20, 0.7)
         self._jitter, self._flicker = Jitter(), Flicker()
         self._expression: list[float] = []
         self._pose: list[np.ndarray] = []
+        self._openings: list[np.ndarray] = []  # mouth, eyes, each in both; the track
+        self._sharpness: list[float] = []
+        self._mask_iou: list[float] = []
         self._seen = 0  # faces of the source
         self._squares = self._values = 0.0  # of differences outside the masks
         self.frames: list[FrameScores] = []
         self.crops: list[tuple[int, np.ndarray, np.ndarray]] = []
+        self.ceiling: list[np.ndarray] = []
         self.counts = np.zeros(2, int)
 
     def add(self, before: Frame, after: np.ndarray, faces: list[Face]) -> None:
@@ -103,7 +192,9 @@ class Comparison:
             faces: those that were swapped; they are looked for anew in both frames.
         """
         source, faces = before.image, [] if before.damaged else faces
-        alpha = self._alpha(source, faces)
+        faces = sorted(faces, key=lambda face: face.size)  # as the layers are
+        layers = self._layers(source, faces)
+        alpha = _joined(layers, source)
         runs = [face.run for face in faces]
         self._flicker.add(before.index, runs, source, after, alpha)
         outside = cv2.absdiff(source, after)[alpha[..., 0] == 0]
@@ -113,24 +204,31 @@ class Comparison:
         boxes = [face.box for face in faces]
         in_source = self._detector.detect_near(source, boxes)
         in_swap = self._detector.detect_near(after, boxes)
-        pairs = []
-        for run, old, new in zip(runs, in_source, in_swap, strict=True):
-            if old and new:
-                pairs.append(np.stack([old.landmarks, new.landmarks]))
-                self._jitter.add(run, before.index, pairs[-1])
         seen = sum(map(bool, in_source))
         if not seen:
             return
         self._seen += seen
+        pairs = []
+        for face, layer, *both in zip(faces, layers, in_source, in_swap, strict=True):
+            if all(both):
+                points = np.stack([found.landmarks for found in both])
+                fits = map(self._mesh.with_depth, (source, after), points)
+                meshes, depths = map(np.stack, zip(*fits, strict=True))
+                pairs.append(_Pair(face, layer, points, meshes, depths))
+        for pair in pairs:
+            self._jitter.add(pair.face.run, before.index, pair.landmarks)
+            person = -1 if pair.face.track is None else pair.face.track
+            openings = mouth_opening(pair.meshes), eye_opening(pair.meshes)
+            self._openings.append(np.float32([*np.ravel(openings), person]))
         if before.index in self._chosen:
-            for pair in pairs:
-                cut_out = (
-                    align(frame, crop_matrix(points), CROP_SIZE)
-                    for frame, points in zip((source, after), pair, strict=True)
-                )
-                self.crops.append((before.index, *cut_out))
-        expression = [float(expression_distance(*pair[:, None])[0]) for pair in pairs]
-        pose = [pose_difference(*map(estimate_head_pose, pair)) for pair in pairs]
+            self._examine(before.index, source, after, pairs)
+        expression = [
+            float(expression_distance(*pair.landmarks[:, None])[0]) for pair in pairs
+        ]
+        pose = [
+            pose_difference(*map(estimate_mesh_pose, pair.meshes, pair.depths))
+            for pair in pairs
+        ]
         self._expression += expression
         self._pose += pose
         self.frames.append(
@@ -152,10 +250,18 @@ class Comparison:
             error = self._squares / self._values
             background = min(float(10 * np.log10(255**2 / error)), MAX_PSNR)
         angles = np.abs(np.reshape(self._pose, (-1, 3))).T
+        *openings, people = np.reshape(self._openings, (-1, 5)).T
+        sharp = None
+        if self._target and self._target.sharpness and self._sharpness:
+            sharp = float(np.median(self._sharpness)) / self._target.sharpness
         seams = [frame.seam for frame in self.frames if frame.seam is not None]
         return {
             "expression": summarize(self._expression),
             **dict(zip(("roll", "yaw", "pitch"), map(summarize, angles), strict=True)),
+            "mouth_follows": follows(*openings[:2], people),
+            "eyes_follow": follows(*openings[2:], people),
+            "sharpness": sharp,
+            "mask_iou": summarize(self._mask_iou),
             "jitter": self._jitter.value,
             "flicker": self._flicker.value,
             "missed": 1 - len(self._expression) / self._seen,
@@ -165,23 +271,46 @@ class Comparison:
             "source_frames": int(self.counts[0]),
         }
 
-    def _alpha(self, frame: np.ndarray, faces: list[Face]) -> np.ndarray:
-        """The mask of a frame, float32 (height, width, 1)."""
+    def _examine(
+        self, index: int, source: np.ndarray, after: np.ndarray, pairs: list[_Pair]
+    ) -> None:
+        """Cuts the faces of a chosen frame out, and measures what is slow."""
+        model, lent = self._model, source
+        for face, layer, landmarks, meshes, depths in pairs:
+            self.crops.append((index, *map(_crop, (source, after), landmarks)))
+            matrix = crop_matrix(landmarks[1], model.resolution, model.coverage)
+            shown = align(after, matrix, model.resolution)
+            oval = _oval(meshes[1], matrix, model.resolution)
+            self._sharpness.append(sharpness(shown, oval))
+            if not self._swapper:
+                continue
+            if model.mask:
+                oval = _oval(meshes[0], self._swapper.matrix(face), model.resolution)
+                [ideal] = self._swapper.paste(source, face, shown, oval).layers
+                self._mask_iou.append(mask_iou(layer.alpha, ideal.alpha))
+            if self._target:
+                real = self._target.nearest(meshes[0], depths[0])
+                lent = self._swapper.paste(lent, face, *real).picture
+        if lent is not source:
+            boxes = [pair.face.box for pair in pairs]
+            found = self._detector.detect_near(lent, boxes)
+            self.ceiling += [_crop(lent, face.landmarks) for face in found if face]
+
+    def _layers(self, frame: np.ndarray, faces: list[Face]) -> list[Layer]:
+        """The new faces of a frame, or squares in their places."""
         if self._swapper:
             [(_, layers)] = self._swapper.swap([frame], [faces])
-        else:
-            rgb = np.zeros((_MASK_SIZE, _MASK_SIZE, 3), np.float32)
-            matrices = [crop_matrix(x.landmarks, _MASK_SIZE, _COVERAGE) for x in faces]
-            layers = [place(rgb, feather(_MASK_SIZE), x, frame) for x in matrices]
-        alpha = np.zeros((*frame.shape[:2], 1), np.float32)
-        for layer in layers:
-            part = alpha[layer.rows, layer.columns]
-            np.maximum(part, layer.alpha, out=part)
-        return alpha
+            return layers
+        rgb = np.zeros((_MASK_SIZE, _MASK_SIZE, 3), np.float32)
+        matrices = [crop_matrix(x.landmarks, _MASK_SIZE, _COVERAGE) for x in faces]
+        return [place(rgb, feather(_MASK_SIZE), x, frame) for x in matrices]
 
 
 def measure_video(
-    video: SwappedVideo, swapper: FaceSwapper | None, count: int
+    video: SwappedVideo,
+    swapper: FaceSwapper | None,
+    count: int,
+    target: Sequence[np.ndarray] = (),
 ) -> Comparison:
     """Measures a video and its swap.
 
@@ -189,6 +318,7 @@ def measure_video(
         video: both of them.
         swapper: makes the masks again; None estimates them.
         count: frames to cut faces out of, at most; they are evenly chosen.
+        target: aligned crops of the target, as of `Comparison`.
 
     Returns:
         What was measured, of at least one frame.
@@ -198,7 +328,7 @@ def measure_video(
     """
     last = max(track.last for track in video.tracks.tracks)
     with_face = [index for index in range(last + 1) if video.faces(index)]
-    comparison = Comparison(swapper, evenly(with_face, count))
+    comparison = Comparison(swapper, evenly(with_face, count), target)
     total = probe(video.swapped).frame_count
     for before, after in tqdm(video.frames(), "evaluate", total, unit="frame"):
         comparison.counts += (before is not None, after is not None)
@@ -300,3 +430,30 @@ def read_sound(path: Path, start: float, seconds: float) -> np.ndarray:
                 room = samples[max(0, first) :][: len(values)]
                 room[:] = values[: len(room)]
     return samples
+
+
+def _look(mesh: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Yaw, pitch and opening of the mouth, (3,), weighed as `RealFaces` does."""
+    _, yaw, pitch = estimate_mesh_pose(mesh, depth)
+    return np.array([yaw, pitch, _MOUTH * mouth_opening(mesh)])
+
+
+def _oval(mesh: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+    """The face's mask in a crop, float32 [0, 1] (size, size, 1), slightly blurred."""
+    hull = cv2.convexHull(transform_points(mesh[OVAL], matrix).astype(np.float32))
+    mask = np.zeros((size, size), np.float32)
+    cv2.fillConvexPoly(mask, np.rint(16 * hull).astype(np.int32), 1.0, shift=4)
+    return cv2.GaussianBlur(mask, (0, 0), size / 64)[..., None]
+
+
+def _crop(frame: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    return align(frame, crop_matrix(landmarks), CROP_SIZE)
+
+
+def _joined(layers: list[Layer], frame: np.ndarray) -> np.ndarray:
+    """The mask of all layers of a frame, float32 (height, width, 1)."""
+    alpha = np.zeros((*frame.shape[:2], 1), np.float32)
+    for layer in layers:
+        part = alpha[layer.rows, layer.columns]
+        np.maximum(part, layer.alpha, out=part)
+    return alpha

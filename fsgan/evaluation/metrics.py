@@ -15,6 +15,8 @@ from fsgan.faces.geometry import fit_similarity, transform_points
 
 MAX_PSNR = 100.0  # dB, of pictures that do not differ
 
+_LEAST_FRAMES = 10  # of which a correlation over time is made
+_LEAST_VARIATION = 0.01  # deviation of a mouth or of eyes that move at all, in openings
 _BORDER = 2  # pixels on either side of the fading part of a mask
 _FLOW_MARGIN = 32  # pixels around a mask in which optical flow is computed
 
@@ -135,6 +137,55 @@ def expression_distance(source: np.ndarray, swapped: np.ndarray) -> np.ndarray:
         moved = np.linalg.norm(aligned - old, axis=1).mean()
         distances.append(moved / np.linalg.norm(right - left))
     return np.array(distances)
+
+
+def follows(
+    source: np.ndarray, swapped: np.ndarray, people: np.ndarray
+) -> float | None:
+    """Measures whether what opens and closes in the source does so in the swap.
+
+    Args:
+        source: float (n,), of each face in each frame how far its mouth or eyes are
+            open, as of `fsgan.faces.mesh`.
+        swapped: float (n,), the same faces after the swap.
+        people: int (n,), whose faces; of each person the mean is taken away first.
+
+    Returns:
+        Pearson's correlation over all faces; 0 where the swap does not move. None where
+        there are fewer than 10, or the source hardly moves (by less than 0.01).
+    """
+    both = np.stack([source, swapped]).astype(np.float64)
+    if both.shape[1] < _LEAST_FRAMES:
+        return None
+    for person in np.unique(people):
+        both[:, people == person] -= both[:, people == person].mean(1, keepdims=True)
+    deviations = np.sqrt((both**2).mean(axis=1))
+    if deviations[0] < _LEAST_VARIATION:
+        return None
+    return float(both.prod(axis=0).mean() / max(deviations.prod(), 1e-12))
+
+
+def sharpness(face: np.ndarray, mask: np.ndarray) -> float:
+    """Measures how much fine detail a face has.
+
+    Args:
+        face: RGB uint8 (size, size, 3).
+        mask: float [0, 1] (size, size, 1), of the face; a thirty-second of the side is
+            taken off its border.
+
+    Returns:
+        Standard deviation of the Laplacian of the luminance within the mask.
+    """
+    width = 2 * (len(face) // 32) + 1
+    inside = cv2.erode(mask, np.ones((width, width), np.uint8)) > 0.5
+    gray = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)
+    return float(cv2.Laplacian(gray, cv2.CV_64F)[inside].std())
+
+
+def mask_iou(mask: np.ndarray, other: np.ndarray) -> float:
+    """Computes the intersection over union of soft masks, float [0, 1] of one shape."""
+    union = np.maximum(mask, other).sum()
+    return float(np.minimum(mask, other).sum() / max(union, 1e-12))
 
 
 def psnr(real: np.ndarray, generated: np.ndarray) -> float:

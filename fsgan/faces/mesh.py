@@ -57,16 +57,37 @@ class FaceMesh:
         Raises:
             ValueError: the five points coincide.
         """
+        return self.with_depth(image, landmarks)[0]
+
+    def with_depth(
+        self, image: np.ndarray, landmarks: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Fits the mesh to one face, in three dimensions.
+
+        Args:
+            image: RGB uint8 (height, width, 3), a frame or a crop.
+            landmarks: float (5, 2), the face's five points in pixels of `image`.
+
+        Returns:
+            The points as `__call__` gives them, float32 (500, 2), and of the first 468
+            how far they are away, float32 (468,): pixels of `image` from a plane
+            through the head, growing away from the camera.
+
+        Raises:
+            ValueError: the five points coincide.
+        """
         shape = (MEAN_LANDMARKS - 0.52) / _MESH_SCALE + 0.5
         matrix = fit_similarity(landmarks, shape * _MESH_SIDE - 0.5)
         crop = align(image, matrix, _MESH_SIDE)
-        points = _forward(self._mesh, crop, "conv2d_20", 468)
-        points = transform_points(points, invert(matrix))
+        found = _forward(self._mesh, crop, "conv2d_20", 468)
+        points = transform_points(found[:, :2], invert(matrix))
+        depth = found[:, 2] / np.sqrt(np.linalg.det(matrix[:, :2]))
         eyes = [
             self._eye(image, *points[list(corners)], mirrored=corners[0] == 362)
             for corners in _EYE_CORNERS
         ]
-        return np.concatenate([points, *eyes]).astype(np.float32)
+        points = np.concatenate([points, *eyes]).astype(np.float32)
+        return points, depth.astype(np.float32)
 
     def _eye(
         self, image: np.ndarray, left: np.ndarray, right: np.ndarray, mirrored: bool
@@ -82,7 +103,9 @@ class FaceMesh:
         crop = align(image, matrix, _EYE_SIDE)
         if mirrored:
             crop = np.ascontiguousarray(crop[:, ::-1])
-        points = _forward(self._iris, crop, "output_eyes_contours_and_brows", 71)[:16]
+        points = _forward(self._iris, crop, "output_eyes_contours_and_brows", 71)[
+            :16, :2
+        ]
         if mirrored:
             points[:, 0] = _EYE_SIDE - 1 - points[:, 0]
         return transform_points(points, invert(matrix))
@@ -133,6 +156,6 @@ def _distance(mesh: np.ndarray, one: int, other: int) -> np.ndarray:
 
 
 def _forward(net: cv2.dnn.Net, crop: np.ndarray, layer: str, points: int) -> np.ndarray:
-    """Points of a crop, float (points, 2); the networks count from pixels' corners."""
+    """Points (x, y, z) of a crop; the networks count from pixels' corners."""
     net.setInput(cv2.dnn.blobFromImage(crop, 1 / 255))
-    return net.forward(layer).reshape(points, 3)[:, :2] - 0.5
+    return net.forward(layer).reshape(points, 3) - (0.5, 0.5, 0)

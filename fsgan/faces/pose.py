@@ -1,4 +1,4 @@
-"""Which way a head is turned, from its five points."""
+"""Which way a head is turned, from its five points or its mesh."""
 
 import cv2
 import numpy as np
@@ -10,6 +10,7 @@ DEPTH_OF_NOSE = 0.42
 
 _FOCAL_LENGTH = 20.0  # in sizes of the face: nearly parallel rays
 _MIRRORED = [1, 0, 2, 4, 3]  # the five points, seen in a mirror
+_CHEEKS, _HEIGHT = [234, 454], [10, 152]  # of a mesh: left to right, forehead to chin
 
 
 def head_model() -> np.ndarray:
@@ -58,7 +59,31 @@ def estimate_head_pose(landmarks: np.ndarray) -> np.ndarray:
     _, turn, _ = cv2.solvePnP(
         head_model(), points / size, camera, None, flags=cv2.SOLVEPNP_SQPNP
     )
-    rotation, _ = cv2.Rodrigues(turn)
+    return _angles(cv2.Rodrigues(turn)[0])
+
+
+def estimate_mesh_pose(mesh: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Estimates which way a face looks, by its cheeks, forehead and chin.
+
+    The nose does not count: unlike `estimate_head_pose` this hardly takes a short nose
+    for a raised head.
+
+    Args:
+        mesh: float (500, 2), (x, y) pixels, as of `fsgan.faces.mesh.FaceMesh`.
+        depth: float (468,), pixels, of the same face.
+
+    Returns:
+        float64 (3,): roll, yaw and pitch in degrees, as of `estimate_head_pose`.
+    """
+    points = np.column_stack([mesh[: len(depth)], depth]).astype(np.float64)
+    across, down = (np.diff(points[ends], axis=0)[0] for ends in (_CHEEKS, _HEIGHT))
+    axes, lengths = np.linalg.qr(np.column_stack([across, down]))
+    across, down = (axes * np.sign(np.diag(lengths))).T
+    return _angles(np.column_stack([across, down, np.cross(across, down)]))
+
+
+def _angles(rotation: np.ndarray) -> np.ndarray:
+    """Roll, yaw and pitch in degrees of a head that was turned by a matrix (3, 3)."""
     roll = np.arctan2(rotation[1, 0], rotation[0, 0])
     across, down, away = -rotation[:, 2]  # where the nose points
     # As if the head were not leant: as in the crop.

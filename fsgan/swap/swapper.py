@@ -1,7 +1,7 @@
 """Swaps the faces in frames: cut out, generate, match colours, put back."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -236,6 +236,24 @@ class FaceSwapper:
                 f"{len(faces)}"
             )
         return self._compose(self._generate(self._cut((frames, faces))))
+
+    def paste(
+        self, frame: np.ndarray, face: Face, picture: np.ndarray, alpha: np.ndarray
+    ) -> Swapped:
+        """Puts a given picture in the place of a face, as if it were generated.
+
+        Args:
+            frame: RGB uint8 (height, width, 3).
+            face: in the frame; its colours are matched without those seen so far.
+            picture: RGB [0, 255] (resolution, resolution, 3), cut out as by `matrix`.
+            alpha: float [0, 1] (resolution, resolution, 1).
+
+        Returns:
+            The picture and its one face.
+        """
+        chunk = self._cut(([frame], [[replace(face, run=None)]]))
+        [pasted] = self._compose(chunk._replace(alphas=[alpha], pictures=[picture]))
+        return pasted
 
     def stream(
         self, chunks: Iterable[tuple[Sequence[np.ndarray], Sequence[list[Face]]]]
