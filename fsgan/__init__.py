@@ -3,7 +3,7 @@
 The stages, in the order in which they are run::
 
     fsgan.extract_faces("a.mp4", "faces/a")           # video or photos -> face crops
-    fsgan.make_eye_masks("faces/a", "eye_masks/a")    # face crops -> eye masks
+    fsgan.make_masks("faces/a", "masks/a")            # face crops -> masks
     fsgan.train("faces/a", "faces/b", "model", ...)   # face crops -> trained model
     fsgan.convert_video("a.mp4", "swap.mp4", "model") # video -> swapped video
     fsgan.evaluate("a.mp4", "swap.mp4", ...)          # both -> how good it is
@@ -13,7 +13,8 @@ Conventions that hold everywhere in the package:
 * Frames and crops are RGB uint8 arrays of shape (height, width, 3). BGR exists only
   at a border that demands it.
 * Network tensors are RGB float32 in [-1, 1], shape (batch, height, width, 3).
-* Masks are float32 in [0, 1], shape (..., 1).
+* Masks are float32 in [0, 1], shape (..., 1); stored, they are pictures with red eyes,
+  green face and blue mouth.
 * Boxes are (left, top, right, bottom) in float pixels. Landmarks are (n, 2) float
   (x, y) pixels; pixel centres lie on whole numbers. Five points come in the order left
   eye, right eye (as seen in the image), nose, left and right corner of the mouth.
@@ -33,7 +34,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "data.augmentation": ["AugmentationSettings"],
         "data.curation": ["curate", "examine_faces", "restore_faces"],
         "data.extract": ["extract_faces"],
-        "data.masks": ["make_eye_masks"],
+        "data.masks": ["make_masks"],
         "data.quality": ["DoctorSettings", "ExamineSettings"],
         "data.sample": ["make_sample_clips"],
         "evaluation.evaluate": ["evaluate"],

@@ -66,7 +66,7 @@ COMMANDS = {
         lambda files: f"{len(files)} faces came back",
     ),
     "curate": Command("curate", "faces of many -> a folder for each"),
-    "masks": Command("make_eye_masks", "face crops -> eye masks"),
+    "masks": Command("make_masks", "face crops -> masks of eyes, face and mouth"),
     "preset": Command(
         "preset", "print a config file for train: gan or autoencoder", _config
     ),

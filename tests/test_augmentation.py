@@ -197,6 +197,17 @@ def test_color_match_with_ratio_1_takes_the_partners_colors(face, partners):
     np.testing.assert_allclose(got.std((0, 1)), wanted.std((0, 1)), atol=0.01)
 
 
+def test_colors_of_wider_crops_are_measured_where_those_of_standard_crops_are(
+    face, partners
+):
+    def widen(image, level):
+        return np.pad(image, ((64, 64), (64, 64), (0, 0)), constant_values=level)
+
+    expected = match_colors(face, partners[0], 0.6, in_xyz=False)
+    out = match_colors(widen(face, 128), widen(partners[0], 9), 0.6, False, 1.5)
+    np.testing.assert_allclose(out[64:-64, 64:-64], expected, atol=0.1)
+
+
 @pytest.mark.parametrize("in_xyz", [False, True])
 def test_color_match_with_ratio_0_changes_nothing(face, partners, in_xyz):
     dim = (face // 2 + 50).astype(np.uint8)
@@ -253,17 +264,17 @@ def test_size_of_the_crop_does_not_change_the_framing():
         assert np.abs(of_small - of_large).mean() < 1
 
 
-def draw_placements(settings, coverage=0.8, count=300):
+def draw_placements(settings, coverage=0.8, count=300, extent=1.0):
     """Crop x at the middle, angle in degrees and share seen, of many targets."""
     y, x = np.mgrid[:256, :256].astype(np.uint8)
     face = np.dstack([x, y, y])
     rng = np.random.default_rng(0)
     for _ in range(count):
-        _, target, _ = sample(face, x, face, settings, 64, coverage, rng)
+        _, target, _ = sample(face, face, face, settings, 64, coverage, rng, extent)
         middle = target[24:41, 24:41, 0] * 127.5 + 127.5
         right, down = np.diff(middle, axis=1).mean(), np.diff(middle, axis=0).mean()
         angle = np.degrees(np.arctan2(down, right))
-        yield middle.mean() - 128, angle, np.hypot(right, down) * 64 / 256
+        yield middle.mean() - 128, angle, np.hypot(right, down) * 64 / 256 * extent
 
 
 @pytest.mark.parametrize(
@@ -297,30 +308,69 @@ def test_grid_stays_inside_the_crop():
 
 @pytest.mark.parametrize("resolution", [64, 128, 256])
 def test_sample_has_the_stated_shapes_and_ranges(face, partners, resolution):
-    eyes = golden["eyes"]
+    masks = np.dstack([golden["eyes"]] * 3)
     settings = AugmentationSettings(color_match=1, motion_blur=1)
     rng = np.random.default_rng(1)
     for partner in partners * 5:
-        *pair, mask = sample(face, eyes, partner, settings, resolution, 1, rng)
+        *pair, mask = sample(face, masks, partner, settings, resolution, 1, rng)
         for image in pair:
             assert image.shape == (resolution, resolution, 3)
             assert image.dtype == np.float32
             assert -1 <= image.min() < 0 < image.max() <= 1
-        assert mask.shape == (resolution, resolution, 1)
+        assert mask.shape == (resolution, resolution, 3)
         assert mask.dtype == np.float32
         assert mask.min() == 0
         assert 0.5 < mask.max() <= 1
 
 
-def test_eyes_of_the_mask_stay_on_the_eyes_of_the_target():
-    eyes = np.zeros((256, 256), np.uint8)
-    eyes[90:120, 60:110] = 255
-    face = np.dstack([eyes] * 3)
+@pytest.mark.parametrize("extent", [1.0, 1.5])
+def test_masks_stay_on_the_eyes_the_face_and_the_mouth_of_the_target(extent):
+    face = np.zeros((256, 256, 3), np.uint8)
+    face[90:120, 60:110, 0] = face[40:220, 50:200, 1] = face[150:190, 90:160, 2] = 255
     rng = np.random.default_rng(2)
     settings = AugmentationSettings(color_match=0)
     for _ in range(20):
-        _, target, mask = sample(face, eyes, face, settings, 64, 0.8, rng)
-        np.testing.assert_allclose((target[..., :1] + 1) / 2, mask, atol=0.01)
+        _, target, mask = sample(face, face, face, settings, 64, 0.8, rng, extent)
+        np.testing.assert_allclose((target + 1) / 2, mask, atol=0.01)
+
+
+def test_a_wider_crop_gives_the_same_sample(face, partners):
+    def widen(image):
+        return np.pad(image, ((32, 32), (32, 32), (0, 0)), "edge")
+
+    settings = AugmentationSettings(rotation=3, shift=0.02)
+    for seed in range(10):
+        narrow = face, face, partners[0]
+        wide = map(widen, narrow)
+        expected, sampled = (
+            sample(*images, settings, 64, 0.8, np.random.default_rng(seed), extent)
+            for images, extent in ((narrow, 1.0), (wide, 1.25))
+        )
+        for one, other in zip(expected, sampled, strict=True):
+            np.testing.assert_allclose(one, other, atol=0.002)
+
+
+def test_more_than_the_standard_crop_is_seen_of_a_wider_one():
+    shares = [s for _, _, s in draw_placements(STILL, coverage=1.2, extent=1.5)]
+    assert np.mean(shares) == pytest.approx(1.2, abs=0.03)
+    shares = [s for _, _, s in draw_placements(STILL, coverage=1.2, extent=1.2)]
+    assert np.mean(np.array(shares) > 1.17) > 0.5
+    assert max(shares) < 1.2 * 1.05
+
+
+def test_an_unwarped_input_is_the_target_and_only_asked_for_draws_anything(face):
+    def draw(seed, **fields):
+        rng = np.random.default_rng(seed)
+        settings = AugmentationSettings(motion_blur=0.5, **fields)
+        return (*sample(face, face, face, settings, 64, 0.8, rng), rng.random())
+
+    same = 0
+    for seed in range(200):
+        warped, target, *_ = draw(seed, unwarped=0.3)
+        same += (warped == target).all()
+    assert same / 200 == pytest.approx(0.3, abs=0.08)
+    for one, other in zip(draw(0), draw(0, unwarped=0, rare=0.5), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_flip_mirrors_with_the_stated_probability():
@@ -328,9 +378,9 @@ def test_flip_mirrors_with_the_stated_probability():
     face[:, 128:] = 255
     rng = np.random.default_rng(3)
     mirrored = [
-        sample(face, face[..., 0], face, AugmentationSettings(flip=0.25), 64, 0.8, rng)[
-            1
-        ][32, 8, 0]
+        sample(face, face, face, AugmentationSettings(flip=0.25), 64, 0.8, rng)[1][
+            32, 8, 0
+        ]
         > 0
         for _ in range(400)
     ]
@@ -341,7 +391,7 @@ def test_motion_blur_softens_input_and_target(face):
     def sharpness(motion_blur):
         settings = AugmentationSettings(color_match=0, motion_blur=motion_blur)
         rng = np.random.default_rng(4)
-        pair = sample(face, face[..., 0], face, settings, 64, 0.8, rng)[:2]
+        pair = sample(face, face, face, settings, 64, 0.8, rng)[:2]
         return np.array([np.abs(np.diff(image, axis=0)).mean() for image in pair])
 
     assert (sharpness(1) < 0.8 * sharpness(0)).all()
@@ -351,7 +401,7 @@ def test_same_generator_gives_the_same_sample(face, partners):
     def draw(seed):
         rng = np.random.default_rng(seed)
         settings = AugmentationSettings(motion_blur=0.5)
-        return sample(face, golden["eyes"], partners[0], settings, 64, 0.8, rng)
+        return sample(face, face, partners[0], settings, 64, 0.8, rng)
 
     for first, second in zip(draw(5), draw(5), strict=True):
         np.testing.assert_array_equal(first, second)
@@ -367,6 +417,8 @@ def test_same_generator_gives_the_same_sample(face, partners):
         ("flip", 1.5, "0 to 1"),
         ("color_match", float("nan"), "0 to 1"),
         ("motion_blur", None, "0 to 1"),
+        ("unwarped", 2, "0 to 1"),
+        ("rare", -1, "0 to 1"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(field, value, accepted):

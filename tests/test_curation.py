@@ -13,8 +13,8 @@ import fsgan
 from fsgan.data import curation, extract, quality
 from fsgan.data.curation import cluster_faces, curate, examine_faces, restore_faces
 from fsgan.data.dataset import load_faces
-from fsgan.data.extract import read_faces_record
-from fsgan.data.masks import make_eye_masks
+from fsgan.data.masks import make_masks
+from fsgan.faces.geometry import read_faces_record
 from fsgan.media.images import list_images, read_image, write_image
 
 REPORTS = ("dataset_report.json", "dataset_report.html")
@@ -95,7 +95,7 @@ def test_rejects_move_with_their_reasons_and_come_back(faces, hopper):
 
 def test_masks_of_rejected_faces_are_not_missed(faces, hopper, tmp_path):
     spoil(faces, hopper[0])
-    make_eye_masks(faces, tmp_path / "masks", "five_points")
+    make_masks(faces, tmp_path / "masks")
     examine_faces(faces, apply=True)
     kept = load_faces(faces, tmp_path / "masks", 64, 1.0)
     assert kept.names == [path.name for path in list_images(faces)]

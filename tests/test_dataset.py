@@ -23,9 +23,14 @@ from fsgan.data.dataset import (
     make_batch,
     split_faces,
 )
-from fsgan.media.images import write_image
+from fsgan.data.extract import write_faces_record
+from fsgan.data.masks import make_masks
+from fsgan.faces.geometry import align, crop_matrix, recrop
+from fsgan.media.images import read_image, write_image
 
 SETTINGS = AugmentationSettings()
+# The five points of the portrait.
+FIVE = np.array([[144, 101], [186, 103], [165, 126], [143, 138], [185, 141]], float)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,7 @@ def sides(face):
     def side(images):
         small = np.stack([cv2.resize(image, (100, 100)) for image in images])
         names = [f"face{index}.png" for index in range(len(images))]
-        return FaceSet(small, np.zeros(small.shape[:3], np.uint8), names)
+        return FaceSet(small, np.zeros_like(small), names)
 
     return side([face, face[:, ::-1]]), side([255 - face])
 
@@ -71,12 +76,12 @@ def plain_side(*values):
     """Faces of one colour each."""
     images = np.empty((len(values), 100, 100, 3), np.uint8)
     images[:] = np.reshape(values, (-1, 1, 1, 1))
-    return FaceSet(images, images[..., 0], [str(value) for value in values])
+    return FaceSet(images, images.copy(), [str(value) for value in values])
 
 
 def broken(side):
-    """A side that has lost its eye masks, but for the first."""
-    return dataclasses.replace(side, eyes=side.eyes[:1])
+    """A side that has lost its masks, but for the first."""
+    return dataclasses.replace(side, masks=side.masks[:1])
 
 
 def test_faces_come_in_natural_order_shrunk_to_what_the_network_needs(folders, face):
@@ -85,14 +90,15 @@ def test_faces_come_in_natural_order_shrunk_to_what_the_network_needs(folders, f
     assert faces.names == names
     assert len(faces) == 3
     assert faces.images.shape == (3, 100, 100, 3)
-    assert faces.images.dtype == faces.eyes.dtype == np.uint8
+    assert faces.images.dtype == faces.masks.dtype == np.uint8
     expected = cv2.resize(face, (100, 100), interpolation=cv2.INTER_AREA)
     assert (
         np.abs(faces.images[2].astype(int) - expected).mean() < 2
     )  # RGB, through JPEG
-    assert faces.eyes.shape == (3, 100, 100)
-    assert faces.eyes[0, 43, 50] == 255
-    assert faces.eyes[0, 60, 50] == 0
+    assert faces.masks.shape == (3, 100, 100, 3)
+    assert faces.masks[0, 43, 50].tolist() == [255, 0, 0]  # an old, gray one
+    assert faces.masks[0, 60, 50].tolist() == [0, 0, 0]
+    assert faces.extent == 1
 
 
 def test_reading_needs_little_more_memory_than_the_faces(tmp_path, face):
@@ -103,11 +109,12 @@ def test_reading_needs_little_more_memory_than_the_faces(tmp_path, face):
     faces = load_faces(tmp_path / "faces", tmp_path / "masks", 256, 0.8)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 1.2 * (faces.images.nbytes + faces.eyes.nbytes)
+    assert peak < 1.2 * (faces.images.nbytes + faces.masks.nbytes)
 
 
 @pytest.mark.parametrize(
-    ("resolution", "coverage", "size"), [(64, 1, 80), (128, 0.8, 200), (256, 0.8, 256)]
+    ("resolution", "coverage", "size"),
+    [(64, 1, 100), (96, 0.8, 150), (128, 0.8, 200), (256, 0.8, 256)],
 )
 def test_faces_are_never_enlarged(folders, resolution, coverage, size):
     faces = load_faces(*folders, resolution, coverage)
@@ -122,20 +129,20 @@ def test_faces_of_different_sizes_get_one_size(folders, face):
 
 def test_without_masks_nothing_is_an_eye(folders):
     faces = load_faces(folders[0], None, 64, 0.8)
-    assert faces.eyes.shape == (3, 100, 100)
-    assert not faces.eyes.any()
+    assert faces.masks.shape == (3, 100, 100, 3)
+    assert not faces.masks.any()
 
 
 def test_face_without_mask_is_named_with_the_way_out(folders):
     (folders[1] / "frame2face0.png").unlink()
-    with pytest.raises(ValueError, match=r"frame2face0\.jpg has no .*make_eye_masks"):
+    with pytest.raises(ValueError, match=r"frame2face0\.jpg has no .*make_masks"):
         load_faces(*folders, 64, 0.8)
 
 
 def test_mask_of_another_size_is_named_with_the_way_out(folders):
     write_image(folders[1] / "frame2face0.png", np.zeros((64, 32, 3), np.uint8))
     with pytest.raises(
-        ValueError, match=r"frame2face0\.png is 32x64 .* 256x256: run make_eye_masks"
+        ValueError, match=r"frame2face0\.png is 32x64 .* 256x256: run make_masks"
     ):
         load_faces(*folders, 64, 0.8)
 
@@ -152,8 +159,153 @@ def test_folder_without_faces_is_named(tmp_path):
 
 
 def test_resolution_that_no_network_has_is_refused(folders):
-    with pytest.raises(ValueError, match="resolution must be 64, 128 or 256, got 100"):
+    with pytest.raises(ValueError, match=r"resolution must be 64, 96, .* 256, got 100"):
         load_faces(*folders, 100, 0.8)
+
+
+# Crops of an extent
+
+
+@pytest.fixture
+def wide(tmp_path, portrait):
+    """Folders of one wide crop and of its middle, with their records."""
+    matrix = crop_matrix(FIVE, 320, 1.6)
+    crop = align(portrait, matrix, 320)
+    entry = {"file": "face.png", "landmarks": FIVE.tolist(), "matrix": matrix.tolist()}
+    for folder, extent in (("wide", 1.6), ("standard", 1.0)):
+        write_image(tmp_path / folder / "face.png", recrop(crop, 1.6, extent))
+        write_faces_record(tmp_path / folder, [entry | {"extent": extent}])
+    return tmp_path
+
+
+@pytest.mark.parametrize("coverage", [0.5, 0.8])
+def test_of_wide_crops_the_standard_part_is_kept(wide, coverage):
+    faces = load_faces(wide / "wide", None, 64, coverage)
+    expected = load_faces(wide / "standard", None, 64, coverage)
+    np.testing.assert_array_equal(faces.images, expected.images)
+    assert faces.extent == 1
+
+
+@pytest.mark.parametrize(("coverage", "side"), [(1.1, 100), (1.28, 100)])
+def test_a_quarter_more_than_the_network_sees_is_kept(wide, caplog, coverage, side):
+    faces = load_faces(wide / "wide", None, 64, coverage)
+    assert faces.extent == 1.25 * coverage
+    assert faces.images.shape == (1, side, side, 3)
+    assert not caplog.records
+    whole = read_image(wide / "wide" / "face.png")
+    expected = center_crop_batch(whole[None], 64, coverage, 1.6)
+    seen = center_crop_batch(faces.images, 64, coverage, faces.extent)
+    assert np.abs(seen - expected).mean() < 0.03
+
+
+def test_narrow_crops_repeat_their_border_and_it_is_said_once(wide, caplog):
+    faces = load_faces(wide / "standard", None, 64, 1.2)
+    assert faces.extent == 1.5
+    assert "the model sees 1.2 times the standard crop, but" in caplog.text
+    assert len(caplog.records) == 1
+    assert (faces.images[0, 50, :16] == faces.images[0, 50, 0]).all()
+    expected = load_faces(wide / "wide", None, 64, 1.2).images
+    middle = slice(20, 80)
+    difference = (
+        faces.images[:, middle, middle].astype(int) - expected[:, middle, middle]
+    )
+    assert np.abs(difference).mean() < 4
+
+
+def test_missing_masks_are_drawn_when_asked(wide):
+    faces = load_faces(wide / "wide", None, 64, 1.1, draw_missing=True)
+    make_masks(wide / "wide", wide / "masks")
+    expected = load_faces(wide / "wide", wide / "masks", 64, 1.1)
+    np.testing.assert_array_equal(faces.masks, expected.masks)
+    eyes, face, mouth = (faces.masks[0, ..., i] > 127 for i in range(3))
+    assert 0 < eyes.sum() < mouth.sum() * 2 < face.sum()
+    assert not load_faces(wide / "wide", None, 64, 1.1).masks.any()
+
+
+def test_gray_masks_are_eyes_and_the_rest_is_drawn_when_asked(wide):
+    gray = np.zeros((200, 200, 3), np.uint8)
+    gray[50:70, 30:170] = 255
+    write_image(wide / "masks" / "face.png", gray)
+    faces = load_faces(wide / "standard", wide / "masks", 64, 0.8, draw_missing=True)
+    drawn = load_faces(wide / "standard", None, 64, 0.8, draw_missing=True)
+    expected = cv2.resize(gray[..., 0], (100, 100), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(faces.masks[0, ..., 0], expected)
+    np.testing.assert_array_equal(faces.masks[..., 1:], drawn.masks[..., 1:])
+
+
+def test_old_masks_of_faces_that_were_extracted_again_are_refused(wide):
+    gray = np.zeros((320, 320, 3), np.uint8)
+    write_image(wide / "masks" / "face.png", gray)
+    with pytest.raises(ValueError, match=r"of an older version .*: run make_masks"):
+        load_faces(wide / "wide", wide / "masks", 64, 0.8)
+
+
+def test_batches_of_an_extent_frame_as_the_center_crop(wide):
+    still = AugmentationSettings(rotation=0, zoom=0, shift=0, flip=0, color_match=0)
+    faces = load_faces(wide / "wide", None, 64, 1.2)
+    targets = make_batch([faces], 0, 60, 64, 1.2, still, seed=0).sides[0].target
+    errors = {
+        coverage: np.abs(
+            center_crop_batch(faces.images, 64, coverage, faces.extent)[0]
+            - targets.mean(axis=0)
+        ).mean()
+        for coverage in (1.1, 1.2, 1.3)
+    }
+    assert min(errors, key=errors.get) == 1.2
+
+
+# Rare expressions
+
+
+def masked_side(heights, shifts=None):
+    """Faces with one eye each, as high as stated and moved to the right."""
+    masks = np.zeros((len(heights), 64, 64, 3), np.uint8)
+    for mask, height, shift in zip(
+        masks, heights, shifts or [0] * len(heights), strict=True
+    ):
+        mask[4:60, 4:60, 1] = 255
+        mask[20 : 20 + height, 10 + shift : 20 + shift, 0] = 255
+    return FaceSet(masks.copy(), masks, [str(i) for i in range(len(masks))])
+
+
+def test_what_is_rare_is_drawn_as_often_as_what_is_common():
+    side = masked_side([2] * 90 + [12] * 10)
+    assert side.flat.sum() == pytest.approx(1)
+    assert side.flat[0] < side.flat[-1]
+    # Eye opening and pitch tell the two apart; mouth opening and yaw are all alike.
+    np.testing.assert_allclose(side.flat[90:].sum(), (0.5 + 0.5 + 0.1 + 0.1) / 4)
+
+
+def test_no_face_is_favoured_beyond_the_limit():
+    side = masked_side([2] * 985 + [12] * 15)
+    # Eye opening and pitch favour the rare ones, but mouth opening and yaw do not.
+    np.testing.assert_allclose(side.flat[-1], (20.2 + 20.2 + 1 + 1) / 4 / 1000)
+    assert side.flat.sum() == pytest.approx(1)
+
+
+def test_faces_without_masks_are_drawn_as_ever():
+    side = masked_side([2] * 6 + [12] * 2)
+    side.masks[4:6] = 0
+    np.testing.assert_allclose(side.flat[4:6], 1 / 8)
+    assert side.flat.sum() == pytest.approx(1)
+    side = masked_side([0, 0, 0, 0])
+    np.testing.assert_allclose(side.flat, 1 / 4)
+
+
+def test_the_share_of_rare_faces_is_as_stated(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        dataset, "sample", lambda face, *rest: drawn.append(face.max()) or np.zeros(3)
+    )
+    side = masked_side([2] * 90 + [12] * 10)
+    side.images[90:] //= 5
+    for rare in (0, 0.5, 1):
+        drawn.clear()
+        settings = AugmentationSettings(rare=rare)
+        for iteration in range(20):
+            make_batch([side], iteration, 100, 64, 0.8, settings, seed=0)
+        share = (np.array(drawn) == 51).mean()
+        assert share == pytest.approx(0.1 + 0.2 * rare, abs=0.03)
 
 
 def numbered(count):
@@ -187,7 +339,7 @@ def test_every_face_is_either_trained_on_or_held_out(count, share):
         numbers = part.images[:, 0, 0, 0]
         assert (np.diff(numbers) > 0).all()
         assert part.names == [str(number) for number in numbers]
-        np.testing.assert_array_equal(part.eyes[:, 0, 0], numbers)
+        np.testing.assert_array_equal(part.masks[:, 0, 0, 0], numbers)
     assert sorted(trained.names + held.names, key=int) == numbered(count).names
 
 
@@ -217,8 +369,8 @@ def test_batch_has_the_stated_shapes_types_and_ranges(sides):
             assert images.shape == (5, 64, 64, 3)
             assert images.dtype == np.float32
             assert -1 <= images.min() < 0 < images.max() <= 1
-        assert side.eyes.shape == (5, 64, 64, 1)
-        assert side.eyes.dtype == np.float32
+        assert side.masks.shape == (5, 64, 64, 3)
+        assert side.masks.dtype == np.float32
     for mix in (batch.mix, batch.mix_perceptual):
         assert mix.shape == ()
         assert mix.dtype == np.float32
@@ -261,8 +413,7 @@ def test_sides_do_not_mix_up_and_all_their_faces_are_drawn():
     a, b = make_batch(both, 0, 30, 64, 0.8, still, seed=0).sides
     assert set(np.unique(a.target.round(4))) == {-1, np.float32(-0.6)}
     assert set(np.unique(b.target)) == {1}
-    levels = (a.target[..., :1] + 1) / 2
-    np.testing.assert_allclose(a.eyes, levels, atol=1e-6)
+    np.testing.assert_allclose(a.masks, (a.target + 1) / 2, atol=1e-6)
 
 
 def test_colors_come_from_every_face_of_both_sides(monkeypatch):
@@ -397,7 +548,8 @@ import numpy as np
 from fsgan.data.augmentation import AugmentationSettings
 from fsgan.data.dataset import FaceSet, batches
 
-faces = FaceSet(np.zeros((1, 320, 320, 3), "u1"), np.zeros((1, 320, 320), "u1"), ["x"])
+images = np.zeros((1, 320, 320, 3), "u1")
+faces = FaceSet(images, images, ["x"])
 with batches([faces], 64, 256, 0.8, AugmentationSettings(), seed=0) as stream:
     next(stream)
     raise SystemExit(7)

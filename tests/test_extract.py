@@ -11,12 +11,21 @@ import pytest
 from PIL import Image
 
 from fsgan.data import extract
-from fsgan.data.extract import extract_faces, read_faces_record
-from fsgan.faces.geometry import MEAN_LANDMARKS, Face, transform_points
+from fsgan.data.extract import extract_faces
+from fsgan.faces.geometry import (
+    MEAN_LANDMARKS,
+    Face,
+    align,
+    crop_matrix,
+    read_faces_record,
+    recrop,
+    transform_points,
+)
 from fsgan.media.images import read_image, write_image
 from fsgan.media.writer import VideoWriter
 
 FRAMES = 13
+MEAN_IN_CROP = (MEAN_LANDMARKS - 0.5) / 1.6 + 0.5  # shares of a stored crop's side
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -102,7 +111,8 @@ def test_the_record_says_where_every_crop_is_from(clip, tmp_path):
     assert record == read_faces_record(tmp_path)
     keys = {"file", "source", "frame", "time", "box", "landmarks", "confidence"}
     for entry, index in zip(record, (0, 6, 12), strict=True):
-        assert set(entry) == keys | {"matrix"}
+        assert set(entry) == keys | {"matrix", "extent"}
+        assert entry["extent"] == 1.6
         assert entry["file"] == f"clip_frame{index:06d}_face0.jpg"
         assert entry["source"] == str(clip)
         assert entry["frame"] == index
@@ -121,7 +131,30 @@ def test_the_recorded_matrix_takes_the_points_to_the_mean_shape(clip, tmp_path):
     for entry in entries(tmp_path):
         landmarks, matrix = np.array(entry["landmarks"]), np.array(entry["matrix"])
         points = transform_points(landmarks, matrix)
-        assert np.abs((points + 0.5) / 256 - MEAN_LANDMARKS).max() < 0.08
+        assert np.abs((points + 0.5) / 256 - MEAN_IN_CROP).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("width", "side"), [(30, 256), (160, 256), (200, 320), (201, 322), (400, 512)]
+)
+def test_a_crop_has_the_pixels_of_the_footage_within_limits(
+    tmp_path, monkeypatch, width, side
+):
+    # In widths of the standard crop the stored one is 1.6 wide.
+    y, x = np.mgrid[:700, :700]
+    image = np.dstack([x // 3, y // 3, (x + y) // 6]).astype(np.uint8)
+    write_image(tmp_path / "photo.png", image)
+    landmarks = MEAN_LANDMARKS * width - 0.5 + 350 - width / 2
+    monkeypatch.setattr(extract, "FaceDetector", Finds(face_with(landmarks)))
+    [path] = extract_faces(tmp_path / "photo.png", tmp_path / "faces").files
+    crop = read_image(path)
+    assert crop.shape == (side, side, 3)
+    [entry] = entries(tmp_path / "faces")
+    scale = np.array(entry["matrix"])[0, 0]
+    assert scale == pytest.approx(side / (1.6 * width), rel=1e-3)
+    middle = recrop(crop, entry["extent"])
+    standard = align(image, crop_matrix(landmarks, len(middle)), len(middle))
+    assert np.abs(middle.astype(int) - standard).mean() < 2
 
 
 def test_the_crop_shows_what_the_matrix_says(photo, tmp_path, portrait):
@@ -395,7 +428,7 @@ def test_a_face_over_the_border_is_filled_by_repeating_it(tmp_path, monkeypatch)
     image = np.arange(100, dtype=np.uint8)[None, :, None].repeat(100, 0).repeat(3, 2)
     write_image(tmp_path / "ramp.png", image)
     # Its crop is the square of columns -50 to 50 and rows 10 to 110.
-    landmarks = MEAN_LANDMARKS * 100 - 0.5 + (-50, 10)
+    landmarks = MEAN_IN_CROP * 100 - 0.5 + (-50, 10)
     monkeypatch.setattr(extract, "FaceDetector", Finds(face_with(landmarks)))
     [path] = extract_faces(tmp_path / "ramp.png", tmp_path / "faces").files
     crop = read_image(path).astype(int)
@@ -424,7 +457,7 @@ def test_photos_of_many_sizes_in_one_folder_give_crops_of_one_size(tmp_path, por
     found = extract_faces(tmp_path / "photos", tmp_path / "faces", min_face=40)
     assert (found.frames, found.frames_with_face) == (3, 2)
     first, second = (read_image(path).astype(int) for path in found.files)
-    assert np.abs(first - second)[64:192, 64:192].mean() < 10
+    assert np.abs(first - second)[88:168, 88:168].mean() < 10
 
 
 # Photos
@@ -453,7 +486,7 @@ def test_every_face_of_a_photo_gets_its_own_crop(tmp_path, portrait):
         points = transform_points(
             np.array(entry["landmarks"]), np.array(entry["matrix"])
         )
-        assert np.abs((points + 0.5) / 256 - MEAN_LANDMARKS).max() < 0.08
+        assert np.abs((points + 0.5) / 256 - MEAN_IN_CROP).max() < 0.05
 
 
 def test_a_broken_photo_of_a_folder_is_said_and_left_out(photo, tmp_path, caplog):

@@ -14,9 +14,12 @@ from fsgan.faces.geometry import (
     fit_similarity,
     intersection_over_union,
     invert,
+    read_standard_crops,
+    recrop,
     transform_points,
     warp,
 )
+from fsgan.media.images import write_image
 
 # Made by running v2.2's `umeyama(src, dst, est_scale)` on the points stored with it,
 # and `landmarks_match_mtcnn(image, src, tar)` on crops of scikit-image's astronaut, by
@@ -131,7 +134,7 @@ def test_the_crop_puts_the_mean_shape_where_it_belongs():
     )
 
 
-@pytest.mark.parametrize("coverage", [1.0, 0.8, 0.5])
+@pytest.mark.parametrize("coverage", [1.6, 1.0, 0.8, 0.5])
 @pytest.mark.parametrize("size", [64, 256])
 def test_coverage_is_the_share_of_the_width_that_is_shown(coverage, size):
     landmarks = transform_points(MEAN_LANDMARKS * 90, similarity(20, 1, (50, 60)))
@@ -141,6 +144,44 @@ def test_coverage_is_the_share_of_the_width_that_is_shown(coverage, size):
     in_part = transform_points(transform_points(shown, invert(whole)), part)
     expected = [[-0.5, -0.5], [size - 0.5, middle]]
     np.testing.assert_allclose(in_part, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize(("size", "extent"), [(256, 1.6), (300, 1.25), (90, 1.0)])
+def test_the_standard_crop_lies_in_the_middle_of_a_wider_one(size, extent):
+    frame = smooth_image(400, 400)
+    landmarks = MEAN_LANDMARKS * 120 + 140
+    wide = align(frame, crop_matrix(landmarks, size, extent), size)
+    standard = recrop(wide, extent)
+    side = round(size / extent)
+    assert standard.shape == (side, side, 3)
+    expected = align(frame, crop_matrix(landmarks, side), side)
+    np.testing.assert_allclose(standard, expected, atol=1)
+
+
+def test_a_crop_becomes_wider_by_repeating_its_border():
+    crop = np.arange(16 * 16 * 2).reshape(16, 16, 2)
+    wider = recrop(crop, 1.0, 1.5)
+    np.testing.assert_array_equal(wider, np.pad(crop, ((4, 4), (4, 4), (0, 0)), "edge"))
+    np.testing.assert_array_equal(recrop(wider, 1.5), crop)
+    np.testing.assert_array_equal(recrop(crop, 1.6, 1.2), crop[2:-2, 2:-2])
+
+
+def test_standard_crops_are_read_from_folders_of_any_extent(tmp_path):
+    ramp = np.repeat(np.arange(32, dtype=np.uint8), 3).reshape(1, 32, 3).repeat(32, 0)
+    files = [tmp_path / folder / "0.png" for folder in ("new", "old", "unrecorded")]
+    for file in files:
+        write_image(file, ramp)
+    (tmp_path / "new" / "faces.json").write_text(
+        '{"faces": [{"file": "0.png", "extent": 1.6}]}'
+    )
+    (tmp_path / "old" / "faces.json").write_text('{"faces": [{"file": "0.png"}]}')
+    new, *others = read_standard_crops(files)
+    np.testing.assert_array_equal(new, ramp[6:26, 6:26])
+    for crop in others:
+        np.testing.assert_array_equal(crop, ramp)
+    (tmp_path / "old" / "faces.json").write_text("{")
+    with pytest.raises(ValueError, match=r"faces.json is damaged: delete it"):
+        list(read_standard_crops(files))
 
 
 def test_pixel_centres_lie_on_whole_numbers():

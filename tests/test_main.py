@@ -353,9 +353,9 @@ def work(tmp_path_factory):
         assert run("sample . --seconds 0.4 --size [320,180]") == 0
         for side in "ab":
             assert run(f"extract {side}.mp4 faces/{side} --every 1") == 0
-            masks = f"faces/{side} eye_masks/{side}"
-            assert run(f"masks {masks} --method five_points") == 0
-        masks = "--masks_a eye_masks/a --masks_b eye_masks/b"
+            masks = f"faces/{side} masks/{side}"
+            assert run(f"masks {masks}") == 0
+        masks = "--masks_a masks/a --masks_b masks/b"
         assert run(f"train faces/a faces/b model {masks} {TINY} {SHORT}") == 0
         assert run("convert a.mp4 swap.mp4 model --settings.engine keras") == 0
         yield folder
@@ -364,7 +364,7 @@ def work(tmp_path_factory):
 @pytest.mark.slow
 def test_five_commands_lead_from_two_videos_to_a_swapped_one(work):
     assert len(images.list_images(work / "faces" / "a")) == 10
-    assert len(images.list_images(work / "eye_masks" / "b")) == 10
+    assert len(images.list_images(work / "masks" / "b")) == 10
     assert (work / "model" / "checkpoints" / "iteration_0000002").is_dir()
     source, swapped = probe(work / "a.mp4"), probe(work / "swap.mp4")
     assert swapped.frame_count == source.frame_count == 10
@@ -377,7 +377,7 @@ def test_five_commands_lead_from_two_videos_to_a_swapped_one(work):
     [
         ("extract missing.mp4 nowhere", 1, ""),
         ("extract a.mp4 again/a --every 5", 0, "2 faces in"),
-        ("masks again/a again/masks --method five_points", 0, "2 eye masks by"),
+        ("masks again/a again/masks", 0, "2 masks by mesh"),
         ("examine faces/a --faces_b faces/b", 0, ""),
         ("restore faces/a", 0, "0 faces came back"),
         ("curate faces/a people", 0, "1 people with 10 faces"),

@@ -388,7 +388,7 @@ def faces(*colours):
     """A face of 80 x 80 pixels, all of one colour, for each colour."""
     images = np.empty((len(colours), 80, 80, 3), np.uint8)
     images[:] = np.array(colours)[:, None, None]
-    return FaceSet(images, images[..., 0], [str(number) for number in colours])
+    return FaceSet(images, images, [str(number) for number in colours])
 
 
 class Painter:
@@ -477,7 +477,7 @@ def test_many_faces_go_in_batches_of_one_size_and_count_alike():
 
 
 def test_the_error_of_no_faces_is_refused():
-    nobody = FaceSet(np.zeros((0, 80, 80, 3), np.uint8), np.zeros((0, 80, 80)), [])
+    nobody = FaceSet(*2 * [np.zeros((0, 80, 80, 3), np.uint8)], [])
     with pytest.raises(ValueError, match="faces of person b must hold at least one"):
         reconstruction_error(Painter(), nobody, "b")
 

@@ -21,7 +21,7 @@ PARAMETERS = {
         "BATCH_SIZE": 2,
     },
     "01_extract_faces.ipynb": {"EVERY": 6},
-    "02_make_eye_masks.ipynb": {"METHOD": "five_points"},
+    "02_make_eye_masks.ipynb": {},
     "03_train_gan.ipynb": {"ITERATIONS": 10, "BATCH_SIZE": 2, "PREVIEW_EVERY": 5},
     "04_convert_video.ipynb": {"END": 0.5},
     "05_evaluate.ipynb": {"END": 0.5, "AGAIN": 0},
@@ -52,7 +52,7 @@ def test_the_notebooks_run_in_order_on_the_sample(tmp_path):
         assert pictures, f"{name} shows no picture"
     work = tmp_path / "work"
     assert len(list((work / "faces" / "a").glob("*.jpg"))) >= 4
-    assert len(list((work / "eye_masks" / "b").glob("*.png"))) >= 4
+    assert len(list((work / "masks" / "b").glob("*.png"))) >= 4
     assert (work / "model" / "previews" / "0000010.png").is_file()
     swap = probe(work / "swap.mp4")
     assert (swap.width, swap.height, swap.has_audio) == (640, 360, True)

@@ -145,7 +145,7 @@ extract_faces: source out_dir every min_face min_confidence seconds most
 follow_faces: source out min_face min_confidence smoothing search_every start end
     fps
 import_legacy: weights_dir model_dir norm coverage
-make_eye_masks: faces_dir masks_dir method
+make_masks: faces_dir masks_dir method
 make_sample_clips: folder seconds
 make_timelapse: model_dir out fps
 plot_training: model_dir

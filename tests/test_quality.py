@@ -11,7 +11,7 @@ import pytest
 from skimage.data import astronaut, coffee
 
 from fsgan.data import quality
-from fsgan.data.extract import read_faces_record, write_faces_record
+from fsgan.data.extract import write_faces_record
 from fsgan.data.quality import (
     OUTLIER,
     ExamineSettings,
@@ -23,7 +23,8 @@ from fsgan.data.quality import (
     render_page,
     score_outliers,
 )
-from fsgan.media.images import write_image
+from fsgan.faces.geometry import read_faces_record
+from fsgan.media.images import read_image, write_image
 
 COUNT = 12
 # Eyes, nose and corners of a mouth, (x, y, depth), looking straight at the camera.
@@ -149,6 +150,20 @@ def test_the_measures_are_those_of_the_record_and_the_pixels(faces, without_dlib
     assert measures["sharpness"][1:].min() > 10
     assert np.all(np.diff(measures["yaw"]) > 0)
     assert np.median(measures["pitch"]) == pytest.approx(0, abs=1e-9)
+
+
+def test_of_wide_crops_the_standard_part_is_measured(faces, without_dlib, tmp_path):
+    wide, entries = tmp_path / "wide", read_faces_record(faces)
+    rng = np.random.default_rng(0)
+    for entry in entries:
+        crop = rng.integers(0, 256, (204, 204, 3), np.uint8)
+        crop[38:166, 38:166] = read_image(faces / entry["file"])
+        write_image(wide / entry["file"], crop)
+        entry["extent"] = 204 / 128
+    write_faces_record(wide, entries)
+    measured, expected = examine(wide).measures, examine(faces).measures
+    for name in expected:
+        np.testing.assert_array_equal(measured[name], expected[name])
 
 
 def test_near_duplicates_form_no_chain_and_are_rejected_only_when_asked(tmp_path):

@@ -408,7 +408,7 @@ def test_faces_that_cannot_be_used_are_refused_before_anything_is_written(
     with pytest.raises(FileNotFoundError, match="none"):
         fsgan.train(tmp_path / "none", faces / "b", tmp_path / "model")
     write_image(tmp_path / "masks" / "other.png", np.zeros((256, 256, 3), np.uint8))
-    with pytest.raises(ValueError, match="make_eye_masks"):
+    with pytest.raises(ValueError, match="make_masks"):
         fsgan.train(
             faces / "a", faces / "b", tmp_path / "model", masks_a=tmp_path / "masks"
         )

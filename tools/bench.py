@@ -143,7 +143,8 @@ def measure_step(
     """Prints milliseconds of an update and the process' peak memory in megabytes."""
     if attention == "plain":
         fsgan.models.layers.attend = plain_attention
-    faces = FaceSet(np.stack([FACE] * 8), np.zeros((8, 100, 100), np.uint8), ["f"] * 8)
+    images = np.stack([FACE] * 8)
+    faces = FaceSet(images, np.zeros_like(images), ["f"] * 8)
     model = ModelConfig(int(resolution), capacity, attention=attention != "no")
     gan = FaceSwapGAN(model, updates=updates, precision=precision)
     chosen = [

@@ -1,9 +1,10 @@
 """Random variations of a face, as pure functions on arrays.
 
-Geometry is drawn in *crop units*: whatever its size in pixels, a crop reaches from 0
-(left, top) to 256 (right, bottom) and its middle is (128, 128). Pixel `i` of a crop of
-`size` pixels has its centre at `(i + 0.5) * 256 / size`, which is where the functions
-that touch pixels convert.
+Geometry is drawn in *crop units*: whatever its size in pixels, a standard crop reaches
+from 0 (left, top) to 256 (right, bottom) and its middle is (128, 128). Pixel `i` of a
+standard crop of `size` pixels has its centre at `(i + 0.5) * 256 / size`, which is
+where the functions that touch pixels convert. A crop of another extent has the same
+middle and is `extent * 256` units wide.
 """
 
 from dataclasses import dataclass, fields
@@ -12,7 +13,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-CROP = 256  # side of a crop in crop units
+CROP = 256  # side of a standard crop in crop units
 GRID = 5  # nodes along a side of the warp's grid
 NODES = np.stack(np.meshgrid(*2 * [np.linspace(0, 1, GRID)]), axis=-1)  # at rest
 COVERAGE_SPREAD = 0.109  # the share seen varies by this share: 78..97 at 0.684
@@ -32,6 +33,9 @@ class AugmentationSettings:
         flip: probability of a mirrored face.
         color_match: probability of another face's colours.
         motion_blur: probability of a motion blur (0.25 is a good value).
+        unwarped: probability that the input is not distorted: what should come out.
+        rare: share of the faces that are drawn so that eyes and mouths open and shut
+            and all directions of view are seen equally often; needs masks.
     """
 
     rotation: float = 10.0
@@ -40,6 +44,8 @@ class AugmentationSettings:
     flip: float = 0.5
     color_match: float = 0.5
     motion_blur: float = 0.0
+    unwarped: float = 0.0
+    rare: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
@@ -54,7 +60,11 @@ class AugmentationSettings:
 
 
 def match_colors(
-    face: np.ndarray, partner: np.ndarray, ratio: float, in_xyz: bool
+    face: np.ndarray,
+    partner: np.ndarray,
+    ratio: float,
+    in_xyz: bool,
+    extent: float = 1.0,
 ) -> np.ndarray:
     """Gives a face the mean and spread of another face's colours.
 
@@ -65,6 +75,7 @@ def match_colors(
         partner: Crop with the wanted colours, RGB uint8, of any size.
         ratio: How far to go, from 0 (the face's own colours) to 1 (the partner's).
         in_xyz: Whether the channels are those of CIE XYZ instead of RGB.
+        extent: Width of both crops in widths of the standard crop.
 
     Returns:
         RGB float32 (height, width, 3) in [0, 255]. Values that leave this range are
@@ -72,11 +83,12 @@ def match_colors(
 
     Source: Reinhard et al. 2001, Color Transfer between Images, equations 10 and 11.
     """
-    face, partner = face.astype(np.float32), _middle(partner).astype(np.float32)
+    face = face.astype(np.float32)
+    partner = _middle(partner, extent).astype(np.float32)
     if in_xyz:
         face = cv2.cvtColor(face, cv2.COLOR_RGB2XYZ)
         partner = cv2.cvtColor(partner, cv2.COLOR_RGB2XYZ)
-    face_mean, face_spread = _color_statistics(_middle(face))
+    face_mean, face_spread = _color_statistics(_middle(face, extent))
     partner_mean, partner_spread = _color_statistics(partner)
     mean = ratio * partner_mean + (1 - ratio) * face_mean
     spread = ratio * partner_spread + (1 - ratio) * face_spread
@@ -192,23 +204,27 @@ def warp_pair(
     affine: np.ndarray,
     grid: np.ndarray,
     resolution: int,
+    extent: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cuts the warped input, the straight target and its mask out of a crop.
+    """Cuts the warped input, the straight target and its masks out of a crop.
 
     Each is interpolated once, straight from the crop, whose border goes on outside.
 
     Args:
         image: Crop, float32 (size, size, 3).
-        mask: Mask of the crop, float32 (size, size).
+        mask: Masks of the crop, float32 (size, size, channels).
         affine: Crop to varied crop, float (3, 3), crop units.
         grid: Nodes over the varied crop, float (5, 5, 2), crop units.
         resolution: Side of the results, pixels, a multiple of 8.
+        extent: Width of the crop in widths of the standard crop.
 
     Returns:
-        Warped input and target, float32 (resolution, resolution, 3), and mask of the
-        target, float32 (resolution, resolution), in the ranges of the arguments.
+        Warped input and target, float32 (resolution, resolution, 3), and masks of the
+        target, float32 (resolution, resolution, channels), in the ranges of the
+        arguments.
     """
-    units_to_pixels = _pixel_matrix(image.shape[0] / CROP)
+    scale = len(image) / (CROP * extent)
+    units_to_pixels = _pixel_matrix(scale, margin=(len(image) - scale * CROP) / 2)
     # Straight lines stay straight under an affine map, so moving the nodes is enough.
     varied_to_pixels = (units_to_pixels @ np.linalg.inv(affine))[:2]
     nodes = grid @ varied_to_pixels[:, :2].T + varied_to_pixels[:, 2]
@@ -232,26 +248,29 @@ def sample(
     resolution: int,
     coverage: float,
     rng: np.random.Generator,
+    extent: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Makes one training sample: what goes in, what should come out, where eyes are.
+    """Makes one training sample: what goes in, what should come out, and its masks.
 
     Args:
         face: Aligned crop, RGB uint8 (size, size, 3).
-        mask: Its eye mask, uint8 (size, size), 255 is eye.
+        mask: Its masks, uint8 (size, size, channels), 255 is inside.
         partner: Crop whose colours the face may take, RGB uint8 (any, any, 3).
         settings: How much to vary.
         resolution: Side of the network's images, pixels, a multiple of 8.
-        coverage: Share of the crop's width that the network sees, in (0, 1].
+        coverage: Width that the network sees, in widths of the standard crop.
         rng: Source of every draw.
+        extent: Width of face and partner, likewise.
 
     Returns:
         Warped input and target, RGB float32 (resolution, resolution, 3) in [-1, 1], and
-        eye mask of the target, float32 (resolution, resolution, 1) in [0, 1].
+        masks of the target, float32 (resolution, resolution, channels) in [0, 1].
 
     Source: `random_warp_rev` of faceswap-GAN v2.2.
     """
     if rng.random() < settings.color_match:
-        image = match_colors(face, partner, rng.random(), in_xyz=rng.random() < 0.5)
+        ratio, in_xyz = rng.random(), rng.random() < 0.5
+        image = match_colors(face, partner, ratio, in_xyz, extent)
     else:
         image = face.astype(np.float32)
 
@@ -263,21 +282,24 @@ def sample(
     )
     share = coverage * rng.uniform(1 - COVERAGE_SPREAD, 1 + COVERAGE_SPREAD)
     noise = rng.normal(scale=rng.uniform(*NODE_NOISE), size=(GRID, GRID, 2))
-    grid = warp_grid(min(share, 1) * CROP / 2, noise)
-    warped, target, eyes = warp_pair(
-        image, mask.astype(np.float32), affine, grid, resolution
+    grid = warp_grid(min(share, extent) * CROP / 2, noise)
+    warped, target, masks = warp_pair(
+        image, mask.astype(np.float32), affine, grid, resolution, extent
     )
+    if settings.unwarped and rng.random() < settings.unwarped:
+        warped = target
 
     if rng.random() < settings.motion_blur:
         kernel = motion_blur_kernel(rng.choice(BLUR_SIZES), rng.uniform(-180, 180))
         warped = cv2.filter2D(warped, -1, kernel)
         target = cv2.filter2D(target, -1, kernel)
-    return _to_network(warped), _to_network(target), eyes[..., None] / 255
+    return _to_network(warped), _to_network(target), masks / 255
 
 
-def _middle(crop: np.ndarray) -> np.ndarray:
+def _middle(crop: np.ndarray, extent: float) -> np.ndarray:
     """The part of a crop where there is little background."""
-    top, left = (round(side * COLOR_BORDER / CROP) for side in crop.shape[:2])
+    border = 0.5 - (0.5 - COLOR_BORDER / CROP) / extent
+    top, left = (round(side * border) for side in crop.shape[:2])
     return crop[top:-top, left:-left]
 
 
@@ -287,9 +309,12 @@ def _color_statistics(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean[:, 0].astype(np.float32), spread[:, 0].astype(np.float32)
 
 
-def _pixel_matrix(scale: float) -> np.ndarray:
-    """Matrix from border-to-border positions to pixels with centres at integers."""
-    return np.array([[scale, 0, -0.5], [0, scale, -0.5], [0, 0, 1]])
+def _pixel_matrix(scale: float, margin: float = 0.0) -> np.ndarray:
+    """Matrix from border-to-border positions to pixels with centres at integers.
+
+    `margin` is where position 0 lies, pixels from the border.
+    """
+    return np.array([[scale, 0, margin - 0.5], [0, scale, margin - 0.5], [0, 0, 1]])
 
 
 def _to_network(image: np.ndarray) -> np.ndarray:

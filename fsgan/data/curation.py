@@ -13,14 +13,13 @@ import numpy as np
 
 from fsgan.data import quality
 from fsgan.data.extract import (
-    RECORD,
     StageResult,
     extract_faces,
-    read_faces_record,
     write_faces_record,
     write_json,
 )
 from fsgan.data.quality import ExamineSettings, FolderReport, embed_files
+from fsgan.faces.geometry import RECORD, read_faces_record
 from fsgan.faces.identity import SAME_PERSON, load_network
 from fsgan.media.images import (
     contact_sheet,

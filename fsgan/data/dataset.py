@@ -1,10 +1,12 @@
-"""A folder of faces, and their eye masks, as batches for training."""
+"""A folder of faces, and their masks, as batches for training."""
 
 import itertools
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +17,13 @@ from tqdm.auto import tqdm
 
 from fsgan.data.augmentation import AugmentationSettings, sample
 from fsgan.data.extract import check_square
+from fsgan.data.masks import EYES, FACE, MOUTH, crop_landmarks, draw_masks
+from fsgan.faces.geometry import read_faces_record, recrop
 from fsgan.media.images import image_size, list_images, read_image
 
+log = logging.getLogger(__name__)
+
+RESOLUTIONS = (64, 96, 128, 256)
 MIX_ALPHA = 0.2  # both parameters of mixup's Beta distribution
 # OpenCV works beside the interpreter, the rest of a sample does not: more threads than
 # two make no more samples.
@@ -25,6 +32,8 @@ PREFETCHED = 2  # batches that each thread makes ahead of the training step
 LEAST_TO_SPLIT = 20  # faces, of fewer none are held out
 MOST_HELD_OUT = 64  # faces: enough for a mean, and quickly tried
 STRETCHES = 4  # of consecutive faces that are held out
+BINS = 8  # of the histograms of expression and pose
+MOST_FAVOURED = 20  # times as often as the mean face is the rarest drawn, about
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,17 +42,35 @@ class FaceSet:
 
     Attributes:
         images: Aligned crops, RGB uint8 (n, size, size, 3).
-        eyes: Eye masks, uint8 (n, size, size), 255 is eye; all 0 without masks.
+        masks: Eyes, face and mouth, uint8 (n, size, size, 3), 255 is inside; all 0
+            without masks.
         names: File name of each face.
+        extent: Width of the crops in widths of the standard crop.
     """
 
     images: np.ndarray
-    eyes: np.ndarray
+    masks: np.ndarray
     names: list[str]
+    extent: float = 1.0
 
     def __len__(self) -> int:
         """Counts the faces."""
         return len(self.images)
+
+    @cached_property
+    def flat(self) -> np.ndarray:
+        """Probabilities that make expressions and poses even, float64 (n,), sum 1.
+
+        The mean of four: each makes the histogram of one measure of `_measure` flat,
+        but favours no face more than about 20 times. Faces without masks keep 1 / n.
+        """
+        measures = np.array([_measure(masks) for masks in self.masks])
+        known = np.isfinite(measures).all(axis=1)
+        probabilities = np.full(len(self), 1 / len(self))
+        if known.any():
+            of_each = [_flatten(values) for values in measures[known].T]
+            probabilities[known] = known.mean() * np.mean(of_each, axis=0)
+        return probabilities
 
 
 class Samples(NamedTuple):
@@ -52,12 +79,12 @@ class Samples(NamedTuple):
     Attributes:
         warped: Distorted faces, the input, RGB float32 (n, R, R, 3) in [-1, 1].
         target: The same faces undistorted, RGB float32 (n, R, R, 3) in [-1, 1].
-        eyes: Eye masks of the targets, float32 (n, R, R, 1) in [0, 1].
+        masks: Eyes, face and mouth of the targets, float32 (n, R, R, 3) in [0, 1].
     """
 
     warped: np.ndarray
     target: np.ndarray
-    eyes: np.ndarray
+    masks: np.ndarray
 
 
 class Batch(NamedTuple):
@@ -81,44 +108,69 @@ def load_faces(
     masks_dir: str | Path | None,
     resolution: int,
     coverage: float,
+    draw_missing: bool = False,
 ) -> FaceSet:
-    """Reads every face, and its eye mask, once.
+    """Reads every face, and its masks, once.
+
+    All faces get one extent, a quarter more than the network sees but at least 1: cut
+    out of the crops where they are wider, with their border repeated where they are
+    not.
 
     Args:
-        faces_dir: Folder of aligned square crops.
-        masks_dir: Folder of eye masks, `name.png` for the face `name.jpg` or
-            `name.png`; None trains without eye masks.
-        resolution: Side of the network's images, pixels: 64, 128 or 256.
-        coverage: Share of a crop's width that the network sees, in (0, 1].
+        faces_dir: Folder of aligned square crops, as of `fsgan.extract_faces`.
+        masks_dir: Folder of masks, as of `fsgan.make_masks`: `name.png` for the face
+            `name.jpg` or `name.png`. Gray ones, of older versions, are eyes only. None
+            reads no masks.
+        resolution: Side of the network's images, pixels: 64, 96, 128 or 256.
+        coverage: Width that the network sees, in widths of the standard crop, above 0.
+        draw_missing: Whether masks that are not there are drawn, in hundredths of a
+            second a face; else they are 0.
 
     Returns:
         The faces in natural order of their names, all of one size.
 
     Raises:
         FileNotFoundError: If the folder is missing or holds no picture.
-        ValueError: If the resolution is none of the three, a crop is not square, or a
-            mask is missing or of another size than its face.
+        ValueError: If the resolution is none of the four, a crop is not square,
+            `faces.json` is damaged, or a mask is missing or does not fit its face.
     """
-    if resolution not in (64, 128, 256):
-        raise ValueError(f"resolution must be 64, 128 or 256, got {resolution!r}")
+    if resolution not in RESOLUTIONS:
+        raise ValueError(f"resolution must be 64, 96, 128 or 256, got {resolution!r}")
     paths = list_images(Path(faces_dir))
+    record = {entry["file"]: entry for entry in read_faces_record(faces_dir)}
+    entries = [record.get(path.name, {}) for path in paths]
+    stored = [entry.get("extent", 1.0) for entry in entries]
+    if coverage > min(stored):
+        log.warning(
+            "the model sees %g times the standard crop, but faces in %s reach %g: "
+            "their border is repeated; extract the faces again",
+            coverage,
+            faces_dir,
+            min(stored),
+        )
+    extent = max(1.0, 1.25 * coverage)
     # Augmentation and network look at this many pixels: with more of them, sampling in
     # the middle of training would skip some (aliasing) and memory would be wasted. A
     # quarter more leaves room for zooming in.
-    largest = round(1.25 * resolution / coverage)
+    largest = round(1.25 * resolution / coverage * extent)
     sizes = [image_size(path) for path in paths]
     for size, path in zip(sizes, paths, strict=True):
         check_square(size, path)
-    side = min(max(size for size, _ in sizes), largest)
+    available = max(
+        size * extent / of_crop
+        for (size, _), of_crop in zip(sizes, stored, strict=True)
+    )
+    side = min(round(available), largest)
     images = np.empty((len(paths), side, side, 3), np.uint8)
-    eyes = np.zeros((len(paths), side, side), np.uint8)
+    masks = np.zeros_like(images)
     progress = tqdm(paths, desc=f"Reading {faces_dir}", unit="face")
     for index, path in enumerate(progress):
         image = read_image(path)
-        images[index] = _resize(image, side)
-        if masks_dir is not None:
-            eyes[index] = _resize(_read_mask(path, Path(masks_dir), len(image)), side)
-    return FaceSet(images, eyes, [path.name for path in paths])
+        images[index] = _resize(recrop(image, stored[index], extent), side)
+        of_face = _masks_of(path, masks_dir, image, entries[index], draw_missing)
+        if of_face is not None:
+            masks[index] = _resize(recrop(of_face, stored[index], extent), side)
+    return FaceSet(images, masks, [path.name for path in paths], extent)
 
 
 def split_faces(faces: FaceSet, share: float) -> tuple[FaceSet, FaceSet]:
@@ -174,7 +226,7 @@ def make_batch(
         iteration: Number of the iteration, 0 or more.
         batch_size: Faces of each person, 1 or more.
         resolution: Side of the network's images, pixels.
-        coverage: Share of a crop's width that the network sees, in (0, 1].
+        coverage: Width that the network sees, in widths of the standard crop.
         settings: How much the faces are varied.
         seed: Seed of the training, 0 or more.
 
@@ -186,11 +238,19 @@ def make_batch(
     sides = []
     for faces in face_sets:
         samples = []
-        for index in rng.integers(len(faces), size=batch_size):
+        for index in _draw_faces(faces, batch_size, settings.rare, rng):
             partner = _image_of_all(face_sets, rng.integers(total))
-            image, eyes = faces.images[index], faces.eyes[index]
             samples.append(
-                sample(image, eyes, partner, settings, resolution, coverage, rng)
+                sample(
+                    faces.images[index],
+                    faces.masks[index],
+                    partner,
+                    settings,
+                    resolution,
+                    coverage,
+                    rng,
+                    faces.extent,
+                )
             )
         sides.append(Samples(*map(np.stack, zip(*samples, strict=True))))
     mixes = rng.beta(MIX_ALPHA, MIX_ALPHA, size=2).astype(np.float32)
@@ -213,7 +273,7 @@ def batches(
         face_sets: Faces of A, then of B, or of one person alone.
         batch_size: Faces of each person, 1 or more.
         resolution: Side of the network's images, pixels.
-        coverage: Share of a crop's width that the network sees, in (0, 1].
+        coverage: Width that the network sees, in widths of the standard crop.
         settings: How much the faces are varied.
         seed: Seed of the training, 0 or more.
         first_iteration: Where to start, or to go on.
@@ -253,21 +313,20 @@ def batches(
 
 
 def center_crop_batch(
-    faces: np.ndarray, resolution: int, coverage: float
+    faces: np.ndarray, resolution: int, coverage: float, extent: float = 1.0
 ) -> np.ndarray:
     """Cuts out what the network sees of each face, without variation.
 
     Args:
         faces: Aligned crops, RGB uint8 (n, size, size, 3).
         resolution: Side of the network's images, pixels.
-        coverage: Share of the crop's width that is kept, in (0, 1].
+        coverage: Width that is kept, in widths of the standard crop.
+        extent: Width of the faces, likewise.
 
     Returns:
         RGB float32 (n, resolution, resolution, 3) in [-1, 1].
     """
-    size = faces.shape[1]
-    margin = round(size * (1 - coverage) / 2)
-    middle = faces[:, margin : size - margin, margin : size - margin]
+    middle = (recrop(face, extent, coverage) for face in faces)
     crops = np.stack([_resize(face, resolution) for face in middle])
     return crops.astype(np.float32) / 127.5 - 1
 
@@ -276,9 +335,53 @@ def _choose(faces: FaceSet, chosen: np.ndarray) -> FaceSet:
     """The faces where `chosen`, bool (n,), holds."""
     return FaceSet(
         images=faces.images[chosen],
-        eyes=faces.eyes[chosen],
+        masks=faces.masks[chosen],
         names=list(itertools.compress(faces.names, chosen)),
+        extent=faces.extent,
     )
+
+
+def _draw_faces(
+    faces: FaceSet, count: int, rare: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Draws indices of faces, with replacement; a share favours rare expressions."""
+    if not rare:
+        return rng.integers(len(faces), size=count)
+    probabilities = (1 - rare) / len(faces) + rare * faces.flat
+    return rng.choice(len(faces), size=count, p=probabilities)
+
+
+def _measure(masks: np.ndarray) -> tuple[float, float, float, float]:
+    """Opening of eyes and mouth, yaw and pitch, in no unit; NaN without masks.
+
+    The openings are areas in shares of the face's; the direction is where in the box of
+    the face the middle of the eyes lies, in shares of its width and height.
+    """
+    inside = masks > 127
+    areas = inside.sum(axis=(0, 1))
+    if not (areas[EYES] and areas[FACE]):
+        return (np.nan,) * 4
+    eyes, mouth = areas[[EYES, MOUTH]] / areas[FACE]
+    y, x = np.nonzero(inside[..., EYES])
+    rows, columns = (np.flatnonzero(inside[..., FACE].any(axis)) for axis in (1, 0))
+    yaw = (x.mean() - columns[0]) / (columns[-1] + 1 - columns[0])
+    pitch = (y.mean() - rows[0]) / (rows[-1] + 1 - rows[0])
+    return eyes, mouth, yaw, pitch
+
+
+def _flatten(values: np.ndarray) -> np.ndarray:
+    """Probabilities that make the histogram of n values flat, float64 (n,), sum 1."""
+    low, high = np.percentile(values, (1, 99))
+    width = (high - low) / BINS or 1.0
+    bins = ((values - low) / width).astype(int).clip(0, BINS - 1)
+    counts = np.bincount(bins, minlength=BINS)
+    each = 1 / np.maximum(
+        np.count_nonzero(counts) * counts, len(values) / MOST_FAVOURED
+    )
+    probabilities = each[bins]
+    return probabilities + (1 - probabilities.sum()) / len(
+        values
+    )  # what the limit left
 
 
 def _image_of_all(face_sets: Sequence[FaceSet], index: int) -> np.ndarray:
@@ -290,22 +393,43 @@ def _image_of_all(face_sets: Sequence[FaceSet], index: int) -> np.ndarray:
     return faces.images[index]
 
 
-def _read_mask(face: Path, masks_dir: Path, size: int) -> np.ndarray:
-    """Reads the eye mask of a face of `size` pixels as uint8 (size, size)."""
+def _masks_of(
+    face: Path, masks_dir: str | Path | None, image: np.ndarray, entry: dict, draw: bool
+) -> np.ndarray | None:
+    """The masks of a face, uint8 (size, size, 3): read, or drawn; None if neither."""
+    masks = None if masks_dir is None else _read_masks(face, Path(masks_dir), image)
+    of_older_version = masks is not None and (masks == masks[..., :1]).all()
+    if of_older_version:
+        if entry.get("extent", 1.0) != 1:
+            raise ValueError(
+                f"masks in {masks_dir} are of an older version than the faces in "
+                f"{face.parent}: run make_masks(...) again"
+            )
+        masks[..., [FACE, MOUTH]] = 0
+    if draw and (masks is None or of_older_version):
+        landmarks = crop_landmarks(entry, len(image))
+        drawn = draw_masks(image, landmarks, entry.get("extent", 1.0))
+        if of_older_version:
+            drawn[..., EYES] = masks[..., EYES]
+        masks = drawn
+    return masks
+
+
+def _read_masks(face: Path, masks_dir: Path, image: np.ndarray) -> np.ndarray:
+    """Reads the masks of a face, uint8 (size, size, 3)."""
     path = masks_dir / f"{face.stem}.png"
     if not path.is_file():
         raise ValueError(
-            f"{face} has no eye mask, {path} does not exist: run "
-            "make_eye_masks(...) again"
+            f"{face} has no mask, {path} does not exist: run make_masks(...) again"
         )
-    mask = read_image(path)[..., 0]
-    if mask.shape != (size, size):
-        height, width = mask.shape
+    masks = read_image(path)
+    if masks.shape != image.shape:
+        (height, width), size = masks.shape[:2], len(image)
         raise ValueError(
-            f"eye mask {path} is {width}x{height} pixels, its face {face} "
-            f"{size}x{size}: run make_eye_masks(...) again"
+            f"mask {path} is {width}x{height} pixels, its face {face} "
+            f"{size}x{size}: run make_masks(...) again"
         )
-    return mask
+    return masks
 
 
 def _resize(image: np.ndarray, size: int) -> np.ndarray:

@@ -15,7 +15,14 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from fsgan.faces.detector import FaceDetector
-from fsgan.faces.geometry import CROP_SIZE, Face, align, crop_matrix
+from fsgan.faces.geometry import (
+    CROP_EXTENT,
+    RECORD,
+    Face,
+    align,
+    crop_matrix,
+    read_faces_record,
+)
 from fsgan.media.images import (
     contact_sheet,
     evenly,
@@ -29,7 +36,7 @@ from fsgan.media.reader import is_video, probe, read_frames
 
 log = logging.getLogger(__name__)
 
-RECORD = "faces.json"
+SMALLEST_CROP, LARGEST_CROP = 256, 512  # pixels
 
 
 class StageResult:
@@ -79,11 +86,12 @@ def extract_faces(
 ) -> ExtractedFaces:
     """Cuts the faces out of a video, photos or a camera, aligned to one mean shape.
 
-    Each face is warped once, from the full frame to a crop of 256x256 pixels, named
-    after the source and the frame. Several sources of one person can share a folder; a
-    source that is extracted again replaces its own crops. `faces.json` in the folder
-    says for each crop where it comes from: file, source, frame index, time in seconds,
-    box, five points, confidence, matrix (frame pixels to crop pixels).
+    Each face is warped once, from the full frame to a square crop of 256 to 512 pixels,
+    as many as the footage has, named after the source and the frame. Several sources of
+    one person can share a folder; a source that is extracted again replaces its own
+    crops. `faces.json` in the folder says for each crop where it comes from: file,
+    source, frame index, time in seconds, box, five points, confidence, extent (its
+    width in widths of the standard crop), matrix (frame pixels to crop pixels).
 
     The crops appear when all are done: after a fault the folder is as before. After an
     interrupt the crops found so far are kept, beside those that the source had. A face
@@ -147,8 +155,9 @@ def extract_faces(
                         f"{source} or extract it to another folder"
                     )
                 taken[file] = str(source)
-                matrix = crop_matrix(face.landmarks)
-                write_image(unfinished / file, align(image, matrix, CROP_SIZE))
+                size = _crop_size(face.landmarks)
+                matrix = crop_matrix(face.landmarks, size, CROP_EXTENT)
+                write_image(unfinished / file, align(image, matrix, size))
                 found.append(_entry(file, source, index, time, face, matrix))
             if most is not None and len(found) >= most:
                 break
@@ -184,29 +193,6 @@ def extract_faces(
     files = [out_dir / entry["file"] for entry in found]
     sheet = contact_sheet([read_image(path) for path in evenly(files, 64)])
     return ExtractedFaces(frames, with_face, files, sheet)
-
-
-def read_faces_record(faces_dir: str | Path) -> list[dict]:
-    """Reads what `extract_faces` wrote down about the crops of a folder.
-
-    Args:
-        faces_dir: the folder of crops.
-
-    Returns:
-        The entries of its `faces.json`; none where there is no such file.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    path = Path(faces_dir) / RECORD
-    if not path.is_file():
-        return []
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["faces"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is damaged: delete it and extract the faces again"
-        ) from error
 
 
 def write_faces_record(faces_dir: str | Path, entries: list[dict]) -> None:
@@ -300,8 +286,15 @@ def _entry(
         "box": face.box.round(3).tolist(),
         "landmarks": face.landmarks.round(3).tolist(),
         "confidence": round(face.confidence, 6),
+        "extent": CROP_EXTENT,
         "matrix": matrix.tolist(),
     }
+
+
+def _crop_size(landmarks: np.ndarray) -> int:
+    """Side of the crop that keeps the frame's pixels, within limits; even."""
+    scale = np.hypot(*crop_matrix(landmarks, 1, CROP_EXTENT)[0, :2])
+    return 2 * round(np.clip(1 / scale, SMALLEST_CROP, LARGEST_CROP) / 2)
 
 
 def _is_usable(face: Face) -> bool:

@@ -1,6 +1,6 @@
-"""Stage: eye masks of face crops, from 68 landmarks or from five points."""
+"""Stage: masks of eyes, face and mouth of face crops, from dense landmarks."""
 
-import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,31 +8,37 @@ import cv2
 import numpy as np
 from tqdm.auto import tqdm
 
-from fsgan.data.extract import StageResult, check_square, read_faces_record
-from fsgan.faces.geometry import CROP_SIZE, MEAN_LANDMARKS, transform_points
+from fsgan.data.extract import StageResult, check_square
+from fsgan.faces.geometry import (
+    MEAN_LANDMARKS,
+    crop_matrix,
+    read_faces_record,
+    recrop,
+    transform_points,
+)
 from fsgan.faces.landmarks import LandmarkDetector
+from fsgan.faces.mesh import LEFT_EYE, LIPS, OVAL, RIGHT_EYE, FaceMesh
 from fsgan.media.images import contact_sheet, list_images, read_image, write_image
 
-log = logging.getLogger(__name__)
+MASK_METHODS = ("mesh", "face_alignment")
+EYES_OF_68 = (slice(36, 42), slice(42, 48))  # of the landmarks of iBUG 300-W
+EYES, FACE, MOUTH = range(3)
+"""Channels of the masks."""
 
-MASK_METHODS = ("auto", "face_alignment", "five_points")
-RIGHT_EYE = slice(36, 42)
-LEFT_EYE = slice(42, 48)
-"""The eyes among the 68 landmarks (iBUG 300-W); the sides are the person's own."""
-
-_BATCH = 16  # crops through the landmark network at once
 _SHOWN = 32  # masks on the contact sheet
+
+_mesh = FaceMesh()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class EyeMasks(StageResult):
-    """What `make_eye_masks` did.
+class Masks(StageResult):
+    """What `make_masks` did.
 
     Attributes:
-        method: the method used, "face_alignment" or "five_points".
+        method: the method used, "mesh" or "face_alignment".
         files: the masks written, in the order of the faces.
         contact_sheet: RGB uint8 picture of up to 32 masks over their faces, those
-            first that differ most from the mask of the mean shape: the likeliest wrong.
+            first whose eyes are farthest from the mean shape's: the likeliest wrong.
     """
 
     method: str
@@ -41,22 +47,23 @@ class EyeMasks(StageResult):
 
     def __repr__(self) -> str:
         """Says how many masks were made, and how."""
-        return f"{len(self)} eye masks by {self.method}, the likeliest wrong first"
+        return f"{len(self)} masks by {self.method}, the likeliest wrong first"
 
 
-def make_eye_masks(
-    faces_dir: str | Path, masks_dir: str | Path, method: str = "auto"
-) -> EyeMasks:
-    """Draws a mask of the eyes for every face crop of a folder.
+def make_masks(
+    faces_dir: str | Path, masks_dir: str | Path, method: str = "mesh"
+) -> Masks:
+    """Draws the masks of eyes, face and mouth for every face crop of a folder.
 
     Args:
-        faces_dir: folder of crops, as of `extract_faces`.
-        masks_dir: folder for the masks, PNG files named like the crops.
-        method: "face_alignment" draws fine masks from 68 landmarks and downloads the
-            network's weights when they are not in `weights/`; "five_points" draws crude
-            ones from the points in `faces.json`, or from the mean shape for crops that
-            are not recorded there; "auto" takes the first where package and weights are
-            at hand, else the second, and logs which.
+        faces_dir: folder of crops, as of `extract_faces`; those that are not in its
+            `faces.json` are taken for standard crops of the mean shape.
+        masks_dir: folder for the masks, PNG files named like the crops: red eyes, green
+            face, blue mouth.
+        method: "mesh" draws everything from dense landmarks, in hundredths of a second
+            a face. "face_alignment" draws the eyes from 68 landmarks instead; it needs
+            the extra `landmarks` and downloads the network's weights when they are not
+            in `weights/`.
 
     Returns:
         The method used, the files and a picture of the masks to look at first.
@@ -65,7 +72,7 @@ def make_eye_masks(
         FileNotFoundError: there are no crops, or what "face_alignment" needs is
             missing.
         ValueError: `method` is unknown, the two folders are one, a crop is not square,
-            or a weight file is damaged.
+            or `faces.json` or a weight file is damaged.
         OSError: `masks_dir` cannot be written.
     """
     if method not in MASK_METHODS:
@@ -74,132 +81,128 @@ def make_eye_masks(
     crops = list_images(faces_dir)
     if masks_dir.resolve() == faces_dir.resolve():
         raise ValueError(f"faces and masks need two folders, got {faces_dir} for both")
-    method, network = _choose_method(method)
-    recorded = {entry["file"]: entry for entry in read_faces_record(faces_dir)}
+    detector = LandmarkDetector(download=True) if method == "face_alignment" else None
+    record = {entry["file"]: entry for entry in read_faces_record(faces_dir)}
     files, agreement = [masks_dir / f"{path.stem}.png" for path in crops], []
-    with tqdm(total=len(crops), desc="eye masks", unit="face") as progress:
-        for start in range(0, len(crops), _BATCH):
-            paths = crops[start : start + _BATCH]
-            batch = [read_image(path) for path in paths]
-            for path, crop in zip(paths, batch, strict=True):
-                check_square((crop.shape[1], crop.shape[0]), path)
-            sizes = [len(crop) for crop in batch]
-            if network is not None:
-                points = network.detect(batch)
-                masks = map(eye_mask_from_68_landmarks, points, sizes)
-            else:
-                entries = [recorded.get(path.name) for path in paths]
-                points = map(_crop_landmarks, entries, sizes)
-                masks = map(eye_mask_from_5_landmarks, points, sizes)
-            for file, mask in zip(files[start : start + _BATCH], masks, strict=True):
-                gray = np.repeat(np.round(mask * 255).astype(np.uint8), 3, axis=-1)
-                write_image(file, gray)
-                agreement.append(_agreement(mask))
-                progress.update()
+    progress = tqdm(crops, desc="masks", unit="face")
+    for path, file in zip(progress, files, strict=True):
+        crop, entry = read_image(path), record.get(path.name, {})
+        check_square(crop.shape[1::-1], path)
+        extent, landmarks = entry.get("extent", 1.0), crop_landmarks(entry, len(crop))
+        masks = draw_masks(crop, landmarks, extent)
+        if detector is not None:
+            standard = np.ascontiguousarray(recrop(crop, extent))
+            [points] = detector.detect([standard])
+            points = points + (len(crop) - len(standard)) / 2
+            eyes = [points[eye] for eye in EYES_OF_68]
+            masks[..., EYES] = _draw_hulls(eyes, len(crop), extent, grown=13)
+        write_image(file, masks)
+        agreement.append(_agreement(masks[..., EYES], extent))
     overlays = [
-        overlay(read_image(crops[index]), read_image(files[index])[..., :1] / 255)
+        overlay(read_image(crops[index]), read_image(files[index]))
         for index in np.argsort(agreement, kind="stable")[:_SHOWN]
     ]
-    return EyeMasks(method, files, contact_sheet(overlays, size=128))
+    return Masks(method, files, contact_sheet(overlays, size=128))
 
 
-def eye_mask_from_68_landmarks(
-    landmarks: np.ndarray, size: int = CROP_SIZE
+def draw_masks(
+    crop: np.ndarray, landmarks: np.ndarray | None = None, extent: float = 1.0
 ) -> np.ndarray:
-    """Draws the mask of both eyes from 68 landmarks: fine.
+    """Draws the masks of a face, with soft borders, from its dense landmarks.
 
-    The convex hulls of the eyes are filled, dilated by 13x13 and blurred by 7x7 at a
-    crop of 256 pixels, in proportion at other sizes.
+    Each is a convex hull: of the eyes' contours, grown by 6 pixels on all sides, of the
+    face's outline, and of the lips, grown by 4; in pixels of a standard crop of 256,
+    in proportion at other sizes.
 
     Args:
-        landmarks: float (68, 2), (x, y) pixels of the crop, in the order of iBUG 300-W.
+        crop: RGB uint8 (size, size, 3).
+        landmarks: float (5, 2), the face's five points in pixels of the crop; None
+            takes those of the mean shape.
+        extent: width of the crop in widths of the standard crop.
+
+    Returns:
+        uint8 (size, size, 3), 255 is inside: eyes, face, mouth.
+
+    Raises:
+        ValueError: the five points coincide.
+    """
+    size = len(crop)
+    if landmarks is None:
+        landmarks = _mean_landmarks(size, extent)
+    mesh = _mesh(crop, landmarks)
+    eyes = [mesh[LEFT_EYE], mesh[RIGHT_EYE]]
+    # How far the eyes' hulls are grown, and all are blurred: faceswap-GAN v2.2 (2018).
+    return np.dstack(
+        [
+            _draw_hulls(eyes, size, extent, grown=13),
+            _draw_hulls([mesh[OVAL]], size, extent, grown=1),
+            _draw_hulls([mesh[LIPS]], size, extent, grown=9),
+        ]
+    )
+
+
+def crop_landmarks(entry: dict, size: int) -> np.ndarray | None:
+    """Finds the five points of a recorded face in its crop.
+
+    Args:
+        entry: of `faces.json`; empty for a crop that is not recorded.
         size: side of the crop in pixels.
 
     Returns:
-        float32 (size, size, 1) in [0, 1].
-
-    Source: faceswap-GAN v2.2 (2018).
+        float64 (5, 2), (x, y) pixels of the crop; None for an empty entry.
     """
-    mask = np.zeros((size, size), np.uint8)
-    for eye in (RIGHT_EYE, LEFT_EYE):
-        hull = cv2.convexHull(np.round(landmarks[eye]).astype(np.int32))
-        cv2.fillConvexPoly(mask, hull, 255)
-    mask = cv2.dilate(mask, np.ones((_odd(13 * size / 256),) * 2, np.uint8))
-    return _blurred(mask, size)
+    if not entry:
+        return None
+    landmarks = np.array(entry["landmarks"])
+    matrix = crop_matrix(landmarks, size, entry.get("extent", 1.0))
+    return transform_points(landmarks, matrix)
 
 
-def eye_mask_from_5_landmarks(
-    landmarks: np.ndarray, size: int = CROP_SIZE
-) -> np.ndarray:
-    """Draws the mask of both eyes from the five points of the detector: crude.
-
-    About each eye lies an ellipse with half axes of 0.10 and 0.06 of the crop's side,
-    turned with the line between the eyes. Its centre is 0.0125 of the side below the
-    point, which the detector sets a little high.
-
-    Args:
-        landmarks: float (5, 2), (x, y) pixels of the crop, in the detector's order.
-        size: side of the crop in pixels.
-
-    Returns:
-        float32 (size, size, 1) in [0, 1].
-    """
-    mask = np.zeros((size, size), np.uint8)
-    across = landmarks[1] - landmarks[0]
-    angle = float(np.degrees(np.arctan2(across[1], across[0])))
-    below = 0.0125 * size * np.array([-across[1], across[0]]) / np.hypot(*across)
-    axes = (0.20 * size, 0.12 * size)
-    for eye in landmarks[:2] + below:
-        cv2.ellipse(mask, (tuple(map(float, eye)), axes, angle), 255, cv2.FILLED)
-    return _blurred(mask, size)
-
-
-def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Tints the masked part of a crop red, so that its place can be checked by eye.
+def overlay(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Tints face, mouth and eyes of a crop, so that their place can be checked by eye.
 
     Args:
         image: RGB uint8 (height, width, 3).
-        mask: float32 (height, width, 1) in [0, 1].
+        masks: uint8 (height, width, 3), as of `draw_masks`.
 
     Returns:
-        RGB uint8 (height, width, 3).
+        RGB uint8 (height, width, 3): eyes red, face green, mouth blue.
     """
-    red = np.array([255, 0, 0], np.float32)
-    return np.round(image + 0.6 * mask * (red - image)).astype(np.uint8)
+    tinted = image.astype(np.float32)
+    for channel, strength in ((FACE, 0.25), (MOUTH, 0.6), (EYES, 0.6)):
+        weight = strength * masks[..., channel, None] / np.float32(255)
+        tinted += weight * (255 * np.eye(3, dtype="f4")[channel] - tinted)
+    return np.round(tinted).astype(np.uint8)
 
 
-def _choose_method(method: str) -> tuple[str, LandmarkDetector | None]:
-    """Decides on the method; loads the network it needs."""
-    if method == "five_points":
-        return method, None
-    try:
-        return "face_alignment", LandmarkDetector(download=method == "face_alignment")
-    except FileNotFoundError as error:
-        if method == "face_alignment":
-            raise
-        log.warning("crude eye masks from five points, because %s", error)
-        return "five_points", None
+def _mean_landmarks(size: int, extent: float) -> np.ndarray:
+    """The five points of the mean shape in pixels of a crop."""
+    return ((MEAN_LANDMARKS - 0.5) / extent + 0.5) * size - 0.5
 
 
-def _agreement(mask: np.ndarray) -> float:
-    """How well a mask overlaps the mask of the mean shape, in [0, 1]."""
-    size = len(mask)
-    mean = eye_mask_from_5_landmarks(_crop_landmarks(None, size), size) > 0.5
-    return float(((mask > 0.5) & mean).sum() / ((mask > 0.5) | mean).sum())
+def _draw_hulls(
+    contours: Sequence[np.ndarray], size: int, extent: float, grown: int
+) -> np.ndarray:
+    """Fills convex hulls, dilates and blurs them, uint8 (size, size).
+
+    `grown` is the side of the dilation's kernel in pixels of a standard crop of 256.
+    """
+    mask = np.zeros((size, size), np.uint8)
+    for points in contours:
+        hull = cv2.convexHull(np.round(points).astype(np.int32))
+        cv2.fillConvexPoly(mask, hull, 255)
+    grown, blur = (_odd(width * size / extent / 256) for width in (grown, 7))
+    mask = cv2.dilate(mask, np.ones((grown, grown), np.uint8))
+    return cv2.GaussianBlur(mask, (blur, blur), 0)
 
 
-def _crop_landmarks(entry: dict | None, size: int) -> np.ndarray:
-    """The five points in pixels of the crop."""
-    if entry is None:
-        return MEAN_LANDMARKS * size - 0.5
-    points = transform_points(np.array(entry["landmarks"]), np.array(entry["matrix"]))
-    return (points + 0.5) * size / CROP_SIZE - 0.5
-
-
-def _blurred(mask: np.ndarray, size: int) -> np.ndarray:
-    """Softens a uint8 mask by 7x7 at 256 pixels; float32 (size, size, 1) in [0, 1]."""
-    kernel = _odd(7 * size / 256)
-    return cv2.GaussianBlur(mask, (kernel, kernel), 0)[..., None].astype("f4") / 255
+def _agreement(eyes: np.ndarray, extent: float) -> float:
+    """How well an eye mask overlaps ellipses about the mean shape's eyes, in [0, 1]."""
+    usual, side = np.zeros_like(eyes), len(eyes) / extent
+    for eye in _mean_landmarks(len(eyes), extent)[:2].tolist():
+        cv2.ellipse(usual, (eye, (0.2 * side, 0.12 * side), 0), 255, cv2.FILLED)
+    eyes, usual = eyes > 127, usual > 127
+    return float((eyes & usual).sum() / (eyes | usual).sum())
 
 
 def _odd(width: float) -> int:

@@ -14,7 +14,8 @@ from scipy.spatial import KDTree
 from tqdm.auto import tqdm
 
 from fsgan.assets import render
-from fsgan.data.extract import check_square, read_faces_record
+from fsgan.data.extract import check_square
+from fsgan.faces.geometry import read_faces_record, read_standard_crops
 from fsgan.faces.identity import OTHER_PERSON, embed, load_network
 from fsgan.faces.pose import estimate_head_pose
 from fsgan.media.images import (
@@ -167,8 +168,8 @@ def examine_folder(path: Path, settings: ExamineSettings) -> FolderReport:
     record = {entry["file"]: entry for entry in read_faces_record(path)}
     measured, thumbnails, duplicates = [], [], {}
     first_of: dict[bytes, str] = {}
-    for file in tqdm(files, desc=f"Examining {path}", unit="face"):
-        image = read_image(file)
+    progress = tqdm(files, desc=f"Examining {path}", unit="face")
+    for file, image in zip(progress, read_standard_crops(files), strict=True):
         check_square(image.shape[1::-1], file)
         first = first_of.setdefault(hashlib.sha256(image).digest(), file.name)
         if first != file.name:
@@ -209,8 +210,8 @@ def examine_folder(path: Path, settings: ExamineSettings) -> FolderReport:
 
 def embed_files(files: list[Path]) -> np.ndarray:
     """Embeds the crops in n >= 1 files, float32 (n, 128), rows of length 1."""
-    progress = tqdm(files, desc="Recognizing", unit="face")
-    return np.concatenate([embed([read_image(file)]) for file in progress])
+    crops = read_standard_crops(tqdm(files, desc="Recognizing", unit="face"))
+    return np.concatenate([embed([crop]) for crop in crops])
 
 
 def score_outliers(files: list[Path], limit: float) -> tuple[np.ndarray, float]:

@@ -35,10 +35,11 @@ from fsgan.evaluation.metrics import (
     summarize,
 )
 from fsgan.evaluation.results import Evaluation, FrameScores, worst_frames
+from fsgan.faces.geometry import read_standard_crops
 from fsgan.faces.identity import embed
 from fsgan.faces.landmarks import LandmarkDetector
 from fsgan.faces.tracks import FaceTracks, follow_faces
-from fsgan.media.images import evenly, list_images, read_image
+from fsgan.media.images import evenly, list_images
 from fsgan.media.provenance import sidecar_path
 from fsgan.media.reader import VideoInfo, probe
 from fsgan.models.checkpoint import read_settings
@@ -260,7 +261,7 @@ def _find_tracks(
 
 def _read_crops(folder: str | Path) -> list[np.ndarray]:
     """Up to 64 face crops of a folder, evenly chosen."""
-    return [read_image(path) for path in evenly(list_images(folder), _CHOSEN)]
+    return list(read_standard_crops(evenly(list_images(folder), _CHOSEN)))
 
 
 def _sound_delay(video: SwappedVideo) -> float | None:
@@ -361,7 +362,7 @@ def _rebuild(
         counts.append(f"{len(held_out)} faces of {person.upper()}")
         if not len(held_out):
             continue
-        x = center_crop_batch(held_out.images, resolution, coverage)
+        x = center_crop_batch(held_out.images, resolution, coverage, held_out.extent)
         real = np.rint((x + 1) * 127.5).astype(np.uint8)
         _, rgb = FaceGenerator(checkpoint, person, "float32")(real)
         pairs = list(zip(real, np.rint(rgb).astype(np.uint8), strict=True))

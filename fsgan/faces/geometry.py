@@ -1,13 +1,30 @@
-"""Where a face is: boxes, five points, and the warp to the aligned crop and back."""
+"""Where a face is: boxes, five points, and the warp to the aligned crop and back.
 
+The *standard crop* is the square that `MEAN_LANDMARKS` describes. Stored crops show
+more: a crop's *extent* is its width in widths of the standard crop, about one centre.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 from skimage.transform import SimilarityTransform
 
+from fsgan.media.images import read_image
+
 CROP_SIZE = 256
-"""Side in pixels of the aligned crops that `fsgan.extract_faces` saves."""
+"""Side in pixels of a standard crop where nothing else decides it."""
+
+CROP_EXTENT = 1.6
+"""Extent of the crops that `fsgan.extract_faces` saves: the whole face, chin and all.
+
+In units of the brow-to-lip square of dlib's mean face it is 2.08.
+"""
+
+RECORD = "faces.json"
 
 MEAN_LANDMARKS = np.array(
     [
@@ -92,8 +109,8 @@ def crop_matrix(
     Args:
         landmarks: float (5, 2), (x, y) pixels of the frame.
         size: side of the crop in pixels.
-        coverage: share of the full crop's width that is shown, in (0, 1], about its
-            centre, as of `fsgan.ModelConfig`; `fsgan.extract_faces` saves all of it.
+        coverage: width that is shown, in widths of the standard crop, above 0, as of
+            `fsgan.ModelConfig`; `CROP_EXTENT` for what `fsgan.extract_faces` saves.
 
     Returns:
         float64 (2, 3) matrix from frame pixels to crop pixels.
@@ -104,6 +121,84 @@ def crop_matrix(
     shape = (MEAN_LANDMARKS - 0.5) / coverage + 0.5
     # A share s of the side lies at pixel s * size - 0.5: centres are whole numbers.
     return fit_similarity(landmarks, shape * size - 0.5)
+
+
+def recrop(crop: np.ndarray, extent: float, wanted: float = 1.0) -> np.ndarray:
+    """Cuts a crop of another extent out of a crop, without changing its scale.
+
+    Args:
+        crop: (size, size, channels), any dtype.
+        extent: of `crop`.
+        wanted: extent of the result; where it is the wider one, the border is repeated.
+            The default is the standard crop.
+
+    Returns:
+        About (size * wanted / extent, likewise, channels); it may share memory.
+    """
+    # Whole pixels, as many on all sides: the centre stays.
+    margins = [round(side * (1 - wanted / extent) / 2) for side in crop.shape[:2]]
+    if min(margins) < 0:
+        return np.pad(crop, [*((-margin,) * 2 for margin in margins), (0, 0)], "edge")
+    (top, left), (height, width) = margins, crop.shape[:2]
+    return crop[top : height - top, left : width - left]
+
+
+def read_faces_record(faces_dir: str | Path) -> list[dict]:
+    """Reads what `fsgan.extract_faces` wrote down about the crops of a folder.
+
+    Args:
+        faces_dir: the folder of crops.
+
+    Returns:
+        The entries of its `faces.json`, in which "extent" was once left out where it is
+        1; none where there is no such file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = Path(faces_dir) / RECORD
+    if not path.is_file():
+        return []
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["faces"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged: delete it and extract the faces again"
+        ) from error
+
+
+def recorded_extents(faces_dir: str | Path) -> dict[str, float]:
+    """Reads the extent of each recorded crop of a folder, by name of its file.
+
+    Args:
+        faces_dir: the folder of crops; those that are not recorded have extent 1.
+
+    Raises:
+        ValueError: `faces.json` is damaged.
+    """
+    record = read_faces_record(faces_dir)
+    return {entry["file"]: entry.get("extent", 1.0) for entry in record}
+
+
+def read_standard_crops(files: Iterable[Path]) -> Iterator[np.ndarray]:
+    """Reads face crops, of whatever extent, and cuts the standard crops out of them.
+
+    Args:
+        files: crops in folders as of `fsgan.extract_faces`.
+
+    Yields:
+        RGB uint8 (size, size, 3), sizes may differ.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is no picture, or a `faces.json` is damaged.
+    """
+    extents: dict[Path, dict[str, float]] = {}
+    for file in files:
+        if file.parent not in extents:
+            extents[file.parent] = recorded_extents(file.parent)
+        extent = extents[file.parent].get(file.name, 1.0)
+        yield np.ascontiguousarray(recrop(read_image(file), extent))
 
 
 def invert(matrix: np.ndarray) -> np.ndarray:

@@ -11,7 +11,13 @@ import numpy as np
 
 from fsgan.assets import find_weights
 from fsgan.faces.detector import FaceDetector
-from fsgan.faces.geometry import CROP_SIZE, align, crop_matrix, warp
+from fsgan.faces.geometry import (
+    CROP_SIZE,
+    align,
+    crop_matrix,
+    read_standard_crops,
+    warp,
+)
 from fsgan.media.images import evenly, list_images, read_image
 
 log = logging.getLogger(__name__)
@@ -61,8 +67,9 @@ def embed(crops: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
     """Embeds faces; the dot product of two embeddings is their cosine similarity.
 
     Args:
-        crops: RGB uint8 (n, size, size, 3), aligned as by `fsgan.extract_faces`; in a
-            list, sizes may differ. About a tenth of a second each.
+        crops: RGB uint8 (n, size, size, 3), standard crops as of
+            `fsgan.faces.geometry`; in a list, sizes may differ. About a tenth of a
+            second each.
 
     Returns:
         float32 (n, 128), rows of length 1.
@@ -99,7 +106,7 @@ class Identity:
 
         Args:
             reference: a photo with one face in it; a folder of face crops of one
-                person, as of `fsgan.extract_faces`; or crops, RGB uint8
+                person, as of `fsgan.extract_faces`; or standard crops, RGB uint8
                 (size, size, 3) each.
 
         Raises:
@@ -113,7 +120,7 @@ class Identity:
             if not Path(reference).is_dir():
                 return cls(embed([_face_of(reference)]))
             files = evenly(list_images(reference), _MAX_CROPS)
-            reference = [read_image(path) for path in files]
+            reference = list(read_standard_crops(files))
         crops = evenly(reference, _MAX_CROPS)
         if not crops:
             raise ValueError("reference must hold at least one face crop, got none")

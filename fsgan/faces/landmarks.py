@@ -70,7 +70,8 @@ class LandmarkDetector:
         """Finds the landmarks of the faces that fill some crops.
 
         Args:
-            crops: RGB uint8 (size, size, 3) each, as saved by `fsgan.extract_faces`.
+            crops: RGB uint8 (size, size, 3) each, standard crops as of
+                `fsgan.faces.geometry`.
 
         Returns:
             For each crop float (68, 2), (x, y) pixels of it, in the order of iBUG

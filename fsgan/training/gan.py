@@ -57,13 +57,13 @@ class Phase:
 class Side(NamedTuple):
     """One side's part of a batch and what the generator made of it.
 
-    Images are RGB [-1, 1] (b, R, R, 3), masks [0, 1] (b, R, R, 1).
+    Images are RGB [-1, 1] (b, R, R, 3), alpha [0, 1] (b, R, R, 1).
 
     Attributes:
         name: "a" or "b".
         warped: The generator's input.
         real: What it should become.
-        eyes: Eye mask of `real`.
+        masks: Eyes, face and mouth of `real`, [0, 1] (b, R, R, 3).
         alpha: The decoder's mask, 1 shows the painted pixel.
         rgb: The painted face.
         fake: What is shown, ``alpha * rgb + (1 - alpha) * warped``.
@@ -73,7 +73,7 @@ class Side(NamedTuple):
     name: str
     warped: Tensor
     real: Tensor
-    eyes: Tensor
+    masks: Tensor
     alpha: Tensor
     rgb: Tensor
     fake: Tensor
@@ -347,7 +347,7 @@ class FaceSwapGAN:
         reconstruction = reconstruction_loss(real, rgb, side.side_outputs)
         losses = {
             "reconstruction": weights.reconstruction * reconstruction,
-            "eyes": weights.eyes * eyes_loss(real, rgb, side.eyes),
+            "eyes": weights.eyes * eyes_loss(real, rgb, side.masks[..., :1]),
             "edge": weights.edge * edge_loss(real, rgb),
         }
         if self.config.mask:

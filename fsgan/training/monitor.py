@@ -259,7 +259,7 @@ def draw_preview(
     halves = []
     for faces, own, other in zip(face_sets, "ab", "ba", strict=False):
         chosen = np.linspace(0, len(faces) - 1, _COLUMNS).astype(int)
-        x = _as_seen(gan, faces.images[chosen], coverage)
+        x = _as_seen(gan, faces.images[chosen], faces.extent, coverage)
         rows = {"face": x, "rebuilt": gan.generate(x, own)[1]}
         if len(face_sets) == 2:
             alpha, swapped = gan.generate(x, other)
@@ -298,7 +298,7 @@ def reconstruction_error(gan: "FaceSwapGAN", faces: FaceSet, person: str) -> flo
         images = faces.images[start : start + _COLUMNS]
         count = len(images)
         images = np.resize(images, (_COLUMNS, *images.shape[1:]))  # repeats the first
-        x = _as_seen(gan, images)
+        x = _as_seen(gan, images, faces.extent)
         total += count * np.abs(gan.generate(x, person)[1] - x)[:count].mean()
     return float(total / len(faces))
 
@@ -507,11 +507,11 @@ def _open_events(folder: Path, iteration: int) -> _EventFile | None:
 
 
 def _as_seen(
-    gan: "FaceSwapGAN", images: np.ndarray, coverage: float | None = None
+    gan: "FaceSwapGAN", images: np.ndarray, extent: float, coverage: float | None = None
 ) -> np.ndarray:
     """The part of faces that the networks see, float32 [-1, 1] (n, R, R, 3)."""
     coverage = gan.config.coverage if coverage is None else coverage
-    return center_crop_batch(images, gan.config.resolution, coverage)
+    return center_crop_batch(images, gan.config.resolution, coverage, extent)
 
 
 def _label(picture: np.ndarray, size: int, labels: list[str]) -> np.ndarray:
