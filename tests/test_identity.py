@@ -1,5 +1,6 @@
 """Two portraits, each seen in several ways, told apart by dlib's network."""
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -106,6 +107,16 @@ def test_a_person_is_known_from_a_folder_of_crops(hopper, tmp_path, monkeypatch)
         write_image(tmp_path / f"{number}.png", crop)
     person = Identity.of(tmp_path)
     np.testing.assert_allclose(person.embeddings, embed(hopper[[0, 4, 7]]), atol=1e-6)
+
+
+def test_of_wide_crops_in_a_folder_the_standard_part_counts(hopper, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (320, 320, 3), np.uint8)
+    noise[32:288, 32:288] = hopper[0]
+    write_image(tmp_path / "0.png", noise)
+    record = {"faces": [{"file": "0.png", "extent": 1.25}]}
+    (tmp_path / "faces.json").write_text(json.dumps(record))
+    embeddings = Identity.of(tmp_path).embeddings
+    np.testing.assert_allclose(embeddings, embed(hopper[:1]), atol=1e-6)
 
 
 def test_what_shows_nobody_is_refused(portrait, tmp_path):
