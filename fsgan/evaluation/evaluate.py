@@ -35,11 +35,16 @@ from fsgan.evaluation.metrics import (
     summarize,
 )
 from fsgan.evaluation.results import Evaluation, FrameScores, worst_frames
-from fsgan.faces.geometry import read_standard_crops
+from fsgan.faces.geometry import (
+    CROP_EXTENT,
+    read_standard_crops,
+    recorded_extents,
+    recrop,
+)
 from fsgan.faces.identity import embed
 from fsgan.faces.landmarks import LandmarkDetector
 from fsgan.faces.tracks import FaceTracks, follow_faces
-from fsgan.media.images import evenly, list_images
+from fsgan.media.images import evenly, list_images, read_image
 from fsgan.media.provenance import sidecar_path
 from fsgan.media.reader import VideoInfo, probe
 from fsgan.models.checkpoint import read_settings
@@ -118,7 +123,7 @@ def evaluate(
 
     found = _find_tracks(source, swapped, out_dir, settings, tracks, start, end)
     video = SwappedVideo(source, swapped, found, tracks, start, end)
-    comparison = measure_video(video, swapper, _CHOSEN, crops["target"])
+    comparison = measure_video(video, swapper, _CHOSEN, _read_wide(folders[target]))
     crops["swapped"] = [new for _, _, new in comparison.crops]
     figures = comparison.figures() | {
         "seconds": infos[1].duration,
@@ -264,6 +269,15 @@ def _read_crops(folder: str | Path) -> list[np.ndarray]:
     return list(read_standard_crops(evenly(list_images(folder), _CHOSEN)))
 
 
+def _read_wide(folder: Path) -> list[np.ndarray]:
+    """The same faces with all that was stored around them, of extent `CROP_EXTENT`."""
+    extents = recorded_extents(folder)
+    return [
+        recrop(read_image(path), extents.get(path.name, 1.0), CROP_EXTENT)
+        for path in evenly(list_images(folder), _CHOSEN)
+    ]
+
+
 def _sound_delay(video: SwappedVideo) -> float | None:
     """Seconds by which the sound of the swap comes late; None where there is none."""
     seconds = min(_SOUND_SECONDS, (video.end or np.inf) - video.start)
@@ -303,14 +317,15 @@ def _compare_identities(
 def _notes_on_mesh(figures: dict[str, Figure]) -> list[str]:
     """Says what was measured by the face mesh, and what could not be."""
     notes = [
-        "Expression, sharpness and pose go by MediaPipe's face mesh, which also draws "
-        "masks for training; whose face it is, by a network that trained nothing."
+        "MediaPipe's face mesh, which also draws masks for training, says how far "
+        "mouth and eyes open, where the face is, and its pose; whose face it is, is "
+        "said by a network that trained nothing."
     ]
     for key, what in (("mouth_follows", "mouth"), ("eyes_follow", "eyes")):
         if figures[key] is None:
             notes.append(
-                f"Whether the {what} of the swap open and close as the source's do was "
-                "not measured: fewer than 10 faces, or the source's hardly do."
+                f"Whether the {what} of the swap can follow the source's is not known: "
+                "fewer than 10 faces are found in both, or the source hardly moves."
             )
     return notes
 

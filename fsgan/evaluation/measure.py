@@ -27,6 +27,7 @@ from fsgan.evaluation.metrics import (
 from fsgan.evaluation.results import FrameScores
 from fsgan.faces.detector import FaceDetector
 from fsgan.faces.geometry import (
+    CROP_EXTENT,
     CROP_SIZE,
     MEAN_LANDMARKS,
     Face,
@@ -88,21 +89,18 @@ class RealFaces:
         sharpness: median `metrics.sharpness`.
     """
 
-    def __init__(
-        self, crops: Sequence[np.ndarray], model: ModelConfig, extent: float = 1.0
-    ) -> None:
+    def __init__(self, crops: Sequence[np.ndarray], model: ModelConfig) -> None:
         """Reduces crops to what a model sees.
 
         Args:
-            crops: aligned crops, RGB uint8 (size, size, 3), at least one.
+            crops: of extent `CROP_EXTENT`, RGB uint8 (size, size, 3), at least one.
             model: says resolution, coverage and whether masks are painted.
-            extent: width of the crops, in those of `fsgan.faces.geometry.align`.
         """
         fit = FaceMesh()
         size, looks, sharp = model.resolution, [], []
         self._faces: list[tuple[np.ndarray, np.ndarray]] = []
         for crop in crops:
-            five = ((MEAN_LANDMARKS - 0.5) / extent + 0.5) * len(crop) - 0.5
+            five = ((MEAN_LANDMARKS - 0.5) / CROP_EXTENT + 0.5) * len(crop) - 0.5
             mesh, depth = fit.with_depth(crop, five)
             matrix = crop_matrix(five, size, model.coverage)
             picture, oval = align(crop, matrix, size), _oval(mesh, matrix, size)
@@ -160,7 +158,7 @@ class Comparison:
         Args:
             swapper: makes the masks again; None estimates them: whole squares.
             chosen: indices of the frames to cut the faces out of.
-            target: aligned crops of the target, RGB uint8 (size, size, 3).
+            target: crops of the target, as of `RealFaces`.
         """
         self._swapper, self._chosen = swapper, set(chosen)
         self._model = _UNKNOWN
@@ -318,7 +316,7 @@ def measure_video(
         video: both of them.
         swapper: makes the masks again; None estimates them.
         count: frames to cut faces out of, at most; they are evenly chosen.
-        target: aligned crops of the target, as of `Comparison`.
+        target: crops of the target, as of `RealFaces`.
 
     Returns:
         What was measured, of at least one frame.
