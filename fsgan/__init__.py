@@ -59,7 +59,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "read_losses",
             "read_validation",
         ],
-        "training.presets": ["preset"],
-        "training.train": ["TrainSettings", "train"],
+        "training.recipes": ["TrainSettings", "recipe"],
+        "training.train": ["train"],
     },
 )

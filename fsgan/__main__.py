@@ -40,11 +40,10 @@ class Command(NamedTuple):
     report: Callable[[Any], object] = str
 
 
-def _config(preset: Any) -> str:
+def _config(recipe: Any) -> str:
     import yaml
 
-    settings = {"losses": asdict(preset.losses)}
-    config = {"model": asdict(preset.model), "settings": settings}
+    config = {name: asdict(value) for name, value in recipe._asdict().items()}
     return yaml.safe_dump(config, sort_keys=False).rstrip()
 
 
@@ -67,9 +66,7 @@ COMMANDS = {
     ),
     "curate": Command("curate", "faces of many -> a folder for each"),
     "masks": Command("make_masks", "face crops -> masks of eyes, face and mouth"),
-    "preset": Command(
-        "preset", "print a config file for train: gan or autoencoder", _config
-    ),
+    "recipe": Command("recipe", "print a config file for train, to change", _config),
     "train": Command("train", "face crops -> trained model", "saved in {}".format),
     "convert": Command(
         "convert_video",

@@ -17,6 +17,7 @@ from skimage.transform import SimilarityTransform
 from fsgan.data.augmentation import (
     AugmentationSettings,
     affine_matrix,
+    close_eyes,
     match_colors,
     motion_blur_kernel,
     sample,
@@ -25,6 +26,9 @@ from fsgan.data.augmentation import (
     warp_map,
     warp_pair,
 )
+from fsgan.data.masks import draw_masks
+from fsgan.faces.geometry import align, crop_matrix
+from fsgan.faces.mesh import FaceMesh, eye_opening
 
 golden = np.load(Path(__file__).parent / "golden" / "augmentation.npz")
 STILL = AugmentationSettings(
@@ -424,3 +428,56 @@ def test_same_generator_gives_the_same_sample(face, partners):
 def test_settings_out_of_range_are_refused_by_name(field, value, accepted):
     with pytest.raises(ValueError, match=f"{field} must be .* {accepted}, got {value}"):
         AugmentationSettings(**{field: value})
+
+
+# --- eyes ---
+
+
+@pytest.fixture(scope="module")
+def portrait():
+    """A crop of extent 1.6, its masks and its five points."""
+    points = [[204, 101], [246, 103], [225, 126], [203, 138], [245, 141]]
+    matrix = crop_matrix(np.array(points, float), 256, 1.6)
+    crop = align(skimage.data.astronaut(), matrix, 256)
+    landmarks = np.array(points) @ matrix[:, :2].T + matrix[:, 2]
+    return crop, draw_masks(crop, landmarks, 1.6), landmarks
+
+
+@pytest.mark.parametrize(("opening", "most"), [(0.15, 0.6), (0.5, 0.85)])
+def test_eyes_close_as_a_mesh_sees_it_and_masks_with_them(portrait, opening, most):
+    crop, masks, landmarks = portrait
+    closed, closed_masks = close_eyes(crop, masks, opening, 1.6)
+    mesh = FaceMesh()
+    before, after = (eye_opening(mesh(image, landmarks)) for image in (crop, closed))
+    assert after < most * before
+    areas, new_areas = (x.astype(float).sum(axis=(0, 1)) for x in (masks, closed_masks))
+    assert new_areas[0] < (0.75 + 0.2 * opening) * areas[0]
+    np.testing.assert_allclose(new_areas[1:], areas[1:], rtol=0.01)
+    changed = np.abs(closed.astype(int) - crop).max(axis=2) > 8
+    near = cv2.dilate(masks[..., 0], np.ones((25, 25), np.uint8)) > 0
+    assert changed.any()
+    assert not (changed & ~near).any()
+
+
+def test_open_eyes_stay_and_a_face_without_eyes_too(portrait):
+    crop, masks, _ = portrait
+    same, _ = close_eyes(crop, masks, 1.0, 1.6)
+    assert np.abs(same.astype(int) - crop).mean() < 0.05
+    nothing = np.zeros_like(masks)
+    for result, given in zip(
+        close_eyes(crop, nothing, 0.2), (crop, nothing), strict=True
+    ):
+        np.testing.assert_array_equal(result, given)
+
+
+def test_some_samples_blink(portrait):
+    crop, masks, _ = portrait
+    eyes = []
+    for seed in range(30):
+        settings = dataclasses.replace(STILL, blink=0.5, unwarped=1)
+        rng = np.random.default_rng(seed)
+        warped, target, found = sample(crop, masks, crop, settings, 64, 1.1, rng, 1.6)
+        np.testing.assert_array_equal(warped, target)
+        eyes.append(found[..., 0].sum() / found[..., 1].sum())
+    closed = np.array(eyes) < 0.93 * np.median(np.sort(eyes)[-10:])
+    assert 8 <= closed.sum() <= 22

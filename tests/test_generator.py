@@ -43,7 +43,7 @@ def engines_agree():
     faces = np.random.default_rng(0).integers(0, 255, (3, 16, 16, 3), np.uint8)
     exact = network(faces.astype(np.float32) / 127.5 - 1)
     alpha, rgb = (ops.convert_to_numpy(x) for x in exact)
-    settings = {"model": SimpleNamespace(resolution=16, coverage=0.8)}
+    settings = {"model": SimpleNamespace(resolution=16, coverage=0.8, network="v2.2")}
     bounds = {"auto": 2, "bfloat16": 8, "mixed": 4, "float32": 0.1, "keras": 0.1}
     with (
         patch.object(module, "load_generator", lambda *_: network),

@@ -3,13 +3,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from skimage.metrics import structural_similarity
 
 from fsgan.models.vggface import preprocess
 from fsgan.training.losses import (
     LossWeights,
+    alpha_loss,
     cyclic_loss,
+    dssim,
     edge_loss,
+    expression,
+    expression_loss,
     eyes_loss,
+    face_loss,
     gradients,
     legacy_resize,
     lsgan_loss,
@@ -66,6 +72,85 @@ def test_eyes_are_compared_in_pixels_and_in_edges():
 
 def test_without_eyes_there_is_no_eye_loss():
     assert float(eyes_loss(BLACK, STEP, BLACK)) == 0
+
+
+def test_structure_is_that_of_scikit_image():
+    rng = np.random.default_rng(0)
+    real = rng.uniform(-1, 1, (1, 112, 112, 3)).astype("float32")
+    rgb = (0.7 * real + rng.normal(0, 0.1, real.shape)).clip(-1, 1).astype("float32")
+    _, expected = structural_similarity(
+        (real[0] + 1) / 2,
+        (rgb[0] + 1) / 2,
+        channel_axis=-1,
+        data_range=1,
+        gaussian_weights=True,
+        use_sample_covariance=False,
+        full=True,
+    )
+    found = np.array(dssim(real, rgb))[0]
+    inside = slice(5, -5)
+    np.testing.assert_allclose(
+        found[inside, inside], (1 - expected[inside, inside]) / 2, atol=1e-5
+    )
+    assert dssim(real, real).shape == real.shape
+    assert abs(np.array(dssim(real, real))).max() < 1e-5
+
+
+def test_the_face_counts_more_than_what_is_around_it_and_eyes_and_mouth_most():
+    real = np.zeros((1, 64, 64, 3), "float32")
+    rgb = real.copy()
+    rgb[:, 30:34, 30:34] = 0.5
+
+    def loss(eyes, face, mouth):
+        masks = np.empty_like(real)
+        masks[...] = eyes, face, mouth
+        return float(face_loss(real, rgb, masks))
+
+    around = loss(0, 0, 0)
+    structure, squares = np.mean(dssim(real, rgb)), np.mean((rgb - real) ** 2)
+    assert around == pytest.approx(structure + squares / 4, rel=1e-4)
+    assert loss(0, 1, 0) == pytest.approx(10 * around, rel=1e-4)
+    assert loss(1, 1, 0) == pytest.approx(30 * around, rel=1e-4)
+    assert loss(0, 1, 1) == pytest.approx(20 * around, rel=1e-4)
+    assert loss(1, 0, 1) == pytest.approx(around, rel=1e-4)
+
+
+def draw_face(eye=2, mouth=4, eyes_at=30):
+    """Masks of a face of 40x50 pixels in the middle of a picture of 64."""
+    masks = np.zeros((64, 64, 3), "float32")
+    masks[7:57, 12:52, 1] = 1
+    masks[20 : 20 + eye, eyes_at - 10 : eyes_at + 14, 0] = 1
+    masks[40 : 40 + mouth, 24:40, 2] = 1
+    return masks
+
+
+def test_an_expression_is_how_open_eyes_and_mouth_are_and_where_the_face_looks():
+    masks = [draw_face(), draw_face(eye=6), draw_face(mouth=12), draw_face(eyes_at=36)]
+    found = np.array(expression(np.stack(masks)))
+    assert found.shape == (4, 4)
+    plain, wide_eyes, open_mouth, turned = found
+    assert (np.abs(wide_eyes - plain) > 1).tolist() == [True, False, False, True]
+    assert (np.abs(open_mouth - plain) > 1).tolist() == [False, True, False, False]
+    assert (np.abs(turned - plain) > 1).tolist() == [False, False, True, False]
+    assert (wide_eyes[0], open_mouth[1], turned[2]) > (plain[0], plain[1], plain[2])
+    shifted = np.roll(np.stack(masks), (3, -4), axis=(1, 2))
+    np.testing.assert_allclose(expression(shifted), found, atol=1e-3)
+
+
+def test_faces_without_masks_have_no_expression_to_miss():
+    masks = np.stack([draw_face(), np.zeros((64, 64, 3), "float32")])
+    right = np.array(expression(masks))
+    right[1] = 100
+    assert float(expression_loss(right, masks)) == 0
+    assert float(expression_loss(right + 1, masks)) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_alpha_is_asked_to_be_the_face():
+    face = np.array([[[[0.0], [1.0]], [[1.0], [0.0]]]], "float32")
+    half = np.full_like(face, 0.5)
+    assert float(alpha_loss(half, face)) == pytest.approx(np.log(2), rel=1e-5)
+    assert float(alpha_loss(0.8 * face + 0.1, face)) < 0.11
+    assert np.isfinite(float(alpha_loss(1 - face, face)))
 
 
 def test_sparsity_is_the_mean_of_alpha():

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ import pytest
 from test_credentials import own_certificate
 
 import fsgan
-from fsgan import ConvertSettings, LossWeights, TrainSettings, preset, train
+from fsgan import ConvertSettings, LossWeights, TrainSettings, recipe, train
 from fsgan.__main__ import COMMANDS, main, parse_arguments
 from fsgan.media import images
 from fsgan.media.credentials import sign
@@ -190,15 +190,15 @@ def test_wrong_arguments_are_named(line, message, capsys):
     assert "Traceback" not in error
 
 
-def test_a_preset_is_a_config_of_train(tmp_path, capsys):
-    assert main(["preset", "autoencoder", "--capacity", "lite"]) == 0
+def test_a_recipe_is_a_config_of_train(tmp_path, capsys):
+    assert main(["recipe", "quick", "--resolution", "96"]) == 0
     config = tmp_path / "train.yaml"
     config.write_text(capsys.readouterr().out)
     line = f"a b model --config {config} --settings.batch_size 2"
     given = parse_arguments("fsgan train", train, line.split())
-    wanted = preset("autoencoder", capacity="lite")
+    wanted = recipe("quick", 96)
     assert given["model"] == wanted.model
-    assert given["settings"] == TrainSettings(batch_size=2, losses=wanted.losses)
+    assert given["settings"] == replace(wanted.settings, batch_size=2)
 
 
 # Commands and their exit status

@@ -236,8 +236,11 @@ def test_batchnorm_updates_its_statistics_in_training():
         ({"people": True}, "people must be 1 or 2, got True"),
         ({"latent": 0}, "latent must be a whole number >= 1 or None, got 0"),
         ({"latent": 8.0}, r"latent must be a whole number >= 1 or None, got 8\.0"),
-        ({"coverage": 0.05}, r"coverage must be a number from 0\.1 to 1, got 0\.05"),
-        ({"coverage": "all"}, r"coverage must be a number from 0\.1 to 1, got 'all'"),
+        ({"coverage": 0.05}, r"coverage must be a number from 0\.1 to 1\.6, got 0\.05"),
+        (
+            {"coverage": "all"},
+            r"coverage must be a number from 0\.1 to 1\.6, got 'all'",
+        ),
     ],
 )
 def test_config_refuses_what_cannot_be_built(settings, message):

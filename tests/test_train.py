@@ -1,6 +1,8 @@
 import json
 import re
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from fsgan.media.images import read_image, write_image
 from fsgan.models.checkpoint import latest_checkpoint, load_checkpoint, read_settings
 from fsgan.training.gan import FaceSwapGAN
 from fsgan.training.monitor import read_losses, read_validation
-from fsgan.training.presets import preset
+from fsgan.training.recipes import recipe
 from fsgan.training.train import PHASES, phase_at
 
 pytestmark = pytest.mark.slow
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.slow
 MODEL = ModelConfig(
     64, "lite", "none", attention=False, mask=False, discriminators=False, latent=16
 )
-SINGLE, ONLY_RECONSTRUCTION = preset("single", capacity="lite")
+SINGLE, ONE = recipe("single", capacity="lite")
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +53,7 @@ def run(faces, model_dir, iterations, on_preview=None, **changes):
 
 def run_one(faces, model_dir, iterations, on_preview=None, **changes):
     """The same for one person, which takes a tenth of the time."""
-    settings = {"batch_size": 1, "losses": ONLY_RECONSTRUCTION, "perceptual": "off"}
+    settings = {"batch_size": 1, "losses": ONE.losses, "perceptual": "off"}
     settings |= {"precision": "float32"} | changes
     return fsgan.train(
         faces / "a",
@@ -380,6 +382,103 @@ def test_one_person_trains_alone(faces, tmp_path):
     assert read_image(tmp_path / "previews" / "0000003.png").shape[0] == 16 + 2 * 64
     with pytest.raises(ValueError, match=r"knows 1 person.*faces_b must be None"):
         fsgan.train(faces / "a", faces / "b", tmp_path / "two", model=SINGLE)
+
+
+# --- recipes and minutes ---
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock by which each update takes a second, and nothing else any time."""
+    now, update = [0.0], FaceSwapGAN.train_on_batch
+
+    def train_for_a_second(gan, *batches):
+        now[0] += 1
+        return update(gan, *batches)
+
+    monkeypatch.setattr(
+        "fsgan.training.train.time", SimpleNamespace(monotonic=lambda: now[0])
+    )
+    monkeypatch.setattr(FaceSwapGAN, "train_on_batch", train_for_a_second)
+
+
+@pytest.mark.usefixtures("clock")
+def test_minutes_scale_the_schedule_and_a_second_call_trains_on(faces, tmp_path, steps):
+    settings = replace(ONE, perceptual="off", batch_size=1, precision="float32")
+    for minutes in (1 / 6, 1 / 12):
+        folder = fsgan.train(
+            faces / "a",
+            None,
+            tmp_path,
+            model=SINGLE,
+            settings=settings,
+            minutes=minutes,
+        )
+    found = read_settings(folder)
+    assert (found["iteration"], found["progress"], found["seconds"]) == (15, 1.0, 15.0)
+    rates = [1] * 7 + [0.3] * 2 + [0.1] + [0.1] * 5
+    assert columns(steps)["rate"] == pytest.approx(rates)
+
+
+@pytest.mark.usefixtures("clock")
+def test_more_minutes_midway_wait_where_the_schedule_was(faces, tmp_path, steps):
+    settings = replace(ONE, perceptual="off", batch_size=1, precision="float32")
+    common = {"model": SINGLE, "settings": replace(settings, preview_every=7)}
+    common["on_preview"] = interrupt_at(7)
+    fsgan.train(faces / "a", None, tmp_path, minutes=1 / 6, **common)
+    fsgan.train(faces / "a", None, tmp_path, minutes=1, **common)
+    rates = columns(steps)["rate"]
+    assert len(rates) == 67
+    # 0.7 of the first plan is reached; of the second, 60 of 67 s are 0.9.
+    assert rates == pytest.approx([1] * 7 + [0.3] * 54 + [0.1] * 6)
+
+
+def test_a_recipe_stands_for_model_and_settings(faces, tmp_path):
+    folders = faces / "a", faces / "b", tmp_path
+    with pytest.raises(ValueError, match="give it alone, or give both"):
+        fsgan.train(*folders, recipe="quick", model=MODEL)
+    with pytest.raises(ValueError, match="settings go with a model"):
+        fsgan.train(*folders, settings=TrainSettings(1))
+    with pytest.raises(ValueError, match="recipe must be one of quick"):
+        fsgan.train(*folders, recipe="fast")
+    with pytest.raises(ValueError, match="minutes must be above 0 or None, got 0"):
+        fsgan.train(*folders, minutes=0)
+
+
+def test_quick_is_what_is_trained_first_and_learns_the_faces_mask(faces, tmp_path):
+    model, settings = recipe("quick", capacity="lite")
+    settings = replace(settings, iterations=10, batch_size=1, precision="float32")
+    folders = faces / "a", faces / "b", tmp_path
+    fsgan.train(*folders, model=model, settings=settings)
+    losses = read_losses(tmp_path)
+    terms = {
+        f"{name}_{side}" for name in ("face", "alpha", "expression") for side in "ab"
+    }
+    assert set(losses) == {"iteration"} | terms
+    saved = read_settings(latest_checkpoint(tmp_path))
+    assert saved["model"] == model
+    with pytest.raises(ValueError, match=r"network was 'quick', is 'v2\.2'"):
+        fsgan.train(*folders, recipe="v2.2")
+    # Of that recipe already, if not of its size: it goes on as it was.
+    fsgan.train(*folders, recipe="quick", minutes=1e-9)
+    assert read_settings(latest_checkpoint(tmp_path)) == saved
+
+
+def test_masks_beside_the_faces_are_found(faces, tmp_path, monkeypatch):
+    loaded = []
+
+    def load(*arguments, **draw):
+        loaded.append((arguments, draw))
+        raise InterruptedError
+
+    monkeypatch.setattr("fsgan.training.train.load_faces", load)
+    masks = tmp_path / "eye_masks" / "a"
+    masks.mkdir(parents=True)
+    for options in ({}, {"masks_a": "mine"}, {"recipe": "v2.2"}):
+        with pytest.raises(InterruptedError):
+            fsgan.train(tmp_path / "faces" / "a", "b", tmp_path / "model", **options)
+    found = [(arguments[1], draw["draw_missing"]) for arguments, draw in loaded]
+    assert found == [(masks, True), ("mine", True), (masks, False)]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,9 @@ GRID = 5  # nodes along a side of the warp's grid
 NODES = np.stack(np.meshgrid(*2 * [np.linspace(0, 1, GRID)]), axis=-1)  # at rest
 COVERAGE_SPREAD = 0.109  # the share seen varies by this share: 78..97 at 0.684
 NODE_NOISE = (5.0, 6.2)  # range of the nodes' standard deviation, crop units
+EYES_GROWN = 6.0  # crop units by which masks of eyes reach beyond them
+BROW = 1.1  # how far it lies above an eye's middle, half widths of the eye
+LIDS = (0.15, 0.7)  # range of what `blink` leaves of an eye's opening
 COLOR_BORDER = 60  # crop units cut from each side before colours are measured
 BLUR_SIZES = (5, 7, 9, 11)  # length of the motion blur, pixels of the network's image
 
@@ -33,6 +36,7 @@ class AugmentationSettings:
         flip: probability of a mirrored face.
         color_match: probability of another face's colours.
         motion_blur: probability of a motion blur (0.25 is a good value).
+        blink: probability that the eyes are closed, by a random amount; needs masks.
         unwarped: probability that the input is not distorted: what should come out.
         rare: share of the faces that are drawn so that eyes and mouths open and shut
             and all directions of view are seen equally often; needs masks.
@@ -44,6 +48,7 @@ class AugmentationSettings:
     flip: float = 0.5
     color_match: float = 0.5
     motion_blur: float = 0.0
+    blink: float = 0.0
     unwarped: float = 0.0
     rare: float = 0.0
 
@@ -100,6 +105,61 @@ def match_colors(
     if in_xyz:
         matched = cv2.cvtColor(matched, cv2.COLOR_XYZ2RGB)
     return np.clip(matched, 0, 255)
+
+
+def close_eyes(
+    face: np.ndarray, masks: np.ndarray, opening: float, extent: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Closes the eyes of a face: draws the skin above them down.
+
+    Many people blink too rarely in their footage for a network to learn it.
+
+    Args:
+        face: Aligned crop, RGB uint8 (size, size, 3).
+        masks: Its masks, uint8 (size, size, channels), eyes first.
+        opening: What is left between the lids, share in [0, 1].
+        extent: Width of the crop in widths of the standard crop.
+
+    Returns:
+        Face and masks with the eyes closed, of the dtypes and shapes of the arguments.
+    """
+    size = len(face)
+    grown = EYES_GROWN * size / (CROP * extent)
+    face, masks, eyes = face.copy(), masks.copy(), masks[..., 0]
+    rows, columns = np.nonzero(eyes)
+    points, weights = np.stack([columns, rows], axis=1), eyes[rows, columns]
+    middle = np.average(columns, weights=weights) if len(points) else 0
+    for chosen in (columns < middle, columns >= middle):
+        if np.count_nonzero(chosen) < 3:
+            continue
+        centre = np.average(points[chosen], axis=0, weights=weights[chosen])
+        variances, axes = np.linalg.eigh(
+            np.cov(points[chosen].T, aweights=weights[chosen])
+        )
+        # Half axes of the ellipse of these variances, without what masks are grown by.
+        height, width = 2 * np.sqrt(variances) - grown
+        if height < 0.1 * width:
+            continue  # closed already
+        across = axes[:, 1] * np.sign(axes[0, 1])
+        turn = width * np.stack([across, (-across[1], across[0])], axis=1)
+        left, top = np.maximum(centre - 2 * width, 0).astype(int)
+        part = np.s_[top : top + int(4 * width) + 1, left : left + int(4 * width) + 1]
+        grid = np.stack(np.meshgrid(*map(np.arange, (size, size))), axis=-1)[part]
+        x, y = np.moveaxis((grid - centre) @ np.linalg.inv(turn).T, -1, 0)
+        # In half widths of the eye: the lower lid stays, the upper one comes down, and
+        # the skin between it and the brow follows.
+        lower = height / width * (1 - x**2).clip(0)
+        lid = lower - 2 * lower * opening
+        stretch = (BROW - lower) / (BROW + lid)
+        above, between = (y + BROW) * stretch - BROW, lower - (lower - y) / opening
+        moved = np.where(y < lid, above, between)
+        y = np.where((y > -BROW) & (y < lower), moved, y)
+        pixels = (np.stack([x, y], axis=-1) @ turn.T + centre).astype(np.float32)
+        for image in (face, masks):
+            image[part] = cv2.remap(
+                image, pixels, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+            )
+    return face, masks
 
 
 def affine_matrix(
@@ -268,6 +328,8 @@ def sample(
 
     Source: `random_warp_rev` of faceswap-GAN v2.2.
     """
+    if settings.blink and rng.random() < settings.blink:
+        face, mask = close_eyes(face, mask, rng.uniform(*LIDS), extent)
     if rng.random() < settings.color_match:
         ratio, in_xyz = rng.random(), rng.random() < 0.5
         image = match_colors(face, partner, ratio, in_xyz, extent)

@@ -260,16 +260,28 @@ def _by_blocks(step, carry, tensors, keys, channels):
 class ICNR(keras.initializers.RandomNormal):
     """Initialises a convolution so that a pixel shuffle after it repeats pixels.
 
-    The output channels that end up in one block of 2x2 pixels start equal, so the
-    upscaling starts as a nearest-neighbour one, without checkerboards.
+    The output channels that end up in one block of pixels start equal, so the upscaling
+    starts as a nearest-neighbour one, without checkerboards.
 
     Source: Aitken et al. 2017, "Checkerboard artifact free sub-pixel convolution".
     """
 
+    def __init__(self, stddev=0.05, block=2, seed=None):
+        """Takes the normal distribution's deviation and the block's side, pixels."""
+        super().__init__(stddev=stddev, seed=seed)
+        self.block = block
+
     def __call__(self, shape, dtype=None):
         """Returns a kernel of `shape` (height, width, channels in, channels out)."""
-        kernel = super().__call__((*shape[:-1], shape[-1] // 4), dtype=dtype)
-        return ops.tile(kernel, (1, 1, 1, 4))  # depth_to_space wants pixel major
+        pixels = self.block**2
+        kernel = super().__call__((*shape[:-1], shape[-1] // pixels), dtype=dtype)
+        return ops.tile(kernel, (1, 1, 1, pixels))  # depth_to_space wants pixel major
+
+    def get_config(self):
+        """Returns the arguments."""
+        config = super().get_config()
+        del config["mean"]
+        return config | {"block": self.block}
 
 
 def legacy_resize(images: KerasTensor, height: int, width: int) -> KerasTensor:

@@ -6,6 +6,8 @@
 
 R is the resolution, c is 1 for the standard capacity and 2 for lite. Images are RGB in
 [-1, 1]. Network outputs that a loss reads are float32 under any dtype policy.
+
+These are the networks of faceswap-GAN v2.2; `fsgan.models.quick` holds the lean ones.
 """
 
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from functools import partial
 import keras
 from keras import KerasTensor, layers, ops
 
+from fsgan.models import quick
 from fsgan.models.layers import ICNR, WEIGHT_DECAY, SampleNormalization, SelfAttention
 
 DIVISORS = {"standard": 1, "lite": 2}
@@ -24,8 +27,10 @@ NORMS = {
     "batchnorm": layers.BatchNormalization,
     "none": layers.Identity,
 }
+RESOLUTIONS = {"v2.2": (64, 128, 256), "quick": (64, 96, 128)}
+QUICK_WIDTHS = {"standard": 64, "lite": 32}
 _CHOICES = {
-    "resolution": (64, 128, 256),
+    "network": tuple(RESOLUTIONS),
     "capacity": tuple(DIVISORS),
     "norm": tuple(NORMS),
     "attention": (True, False),
@@ -40,7 +45,8 @@ class ModelConfig:
     """Describes a model: its networks, and what they see of a face.
 
     Attributes:
-        resolution: Side of the square input and output, pixels: 64, 128 or 256.
+        resolution: Side of the square input and output, pixels: 64, 128 or 256; of
+            "quick" 64, 96 or 128.
         capacity: "standard", or "lite" with half the width.
         norm: "instancenorm" (each sample as a whole, see `SampleNormalization`),
             "layernorm" (each channel of a sample: the field's instance norm),
@@ -50,8 +56,10 @@ class ModelConfig:
         discriminators: Whether there are discriminators, and an adversarial loss.
         people: 2, or 1 for one person's autoencoder.
         latent: Width of the bottleneck, 1 or more; None, as which the default is kept,
-            takes 1024, or 2048 at "lite" above 64 pixels.
-        coverage: Share of a stored crop's width that the networks see, 0.1 to 1.
+            takes 1024, or 2048 at "lite" above 64 pixels; 128 with "quick".
+        coverage: What the networks see, in widths of the standard crop, 0.1 to 1.6; see
+            `fsgan.faces.geometry.crop_matrix`.
+        network: "v2.2", or "quick" for the lean ones, without norm and attention.
 
     Raises:
         ValueError: A value is not one of these.
@@ -66,24 +74,27 @@ class ModelConfig:
     people: int = 2
     latent: int | None = None
     coverage: float = 0.8
+    network: str = "v2.2"
 
     def __post_init__(self) -> None:
         """Refuses what no network can be built from."""
-        for field, choices in _CHOICES.items():
+        choices_of = _CHOICES | {"resolution": RESOLUTIONS.get(self.network, ())}
+        if self.network == "quick":
+            choices_of |= {"norm": ("none",), "attention": (False,), "mask": (True,)}
+        for field, choices in choices_of.items():
             value = getattr(self, field)
             if type(value) is not type(choices[0]) or value not in choices:
                 *others, last = map(repr, choices)
-                raise ValueError(
-                    f"{field} must be {', '.join(others)} or {last}, got {value!r}"
-                )
+                accepted = f"{', '.join(others)} or {last}" if others else last
+                raise ValueError(f"{field} must be {accepted}, got {value!r}")
         latent, coverage = self.latent, self.coverage
         if latent is not None and not (type(latent) is int and latent >= 1):
             raise ValueError(
                 f"latent must be a whole number >= 1 or None, got {latent!r}"
             )
-        if not (isinstance(coverage, int | float) and 0.1 <= coverage <= 1):
+        if not (isinstance(coverage, int | float) and 0.1 <= coverage <= 1.6):
             raise ValueError(
-                f"coverage must be a number from 0.1 to 1, got {coverage!r}"
+                f"coverage must be a number from 0.1 to 1.6, got {coverage!r}"
             )
         # Older checkpoints hold the default as a number; they are the same model.
         if latent == self._default_width:
@@ -101,6 +112,8 @@ class ModelConfig:
 
     @property
     def _default_width(self) -> int:
+        if self.network == "quick":
+            return 128
         return 2048 if self.capacity == "lite" and self.resolution > 64 else 1024
 
 
@@ -108,14 +121,17 @@ def build_networks(config: ModelConfig) -> dict[str, keras.Model]:
     """Builds all networks of a model, with fresh weights.
 
     Returns:
-        "encoder", "decoder_a", "decoder_b", "discriminator_a" and "discriminator_b", as
-        far as the model has them.
+        "encoder", "decoder_a", "decoder_b", "discriminator_a", "discriminator_b" and,
+        of "quick", "expression", as far as the model has them.
     """
     networks = {"encoder": build_encoder(config)}
     networks |= {f"decoder_{side}": build_decoder(config) for side in config.sides}
     if config.discriminators:
         for side in config.sides:
             networks[f"discriminator_{side}"] = build_discriminator(config)
+    if config.network == "quick":
+        width = QUICK_WIDTHS[config.capacity]
+        networks["expression"] = quick.build_expression(width)
     return networks
 
 
@@ -125,6 +141,9 @@ def build_encoder(config: ModelConfig) -> keras.Model:
     Returns:
         Model "encoder": RGB (batch, R, R, 3) in [-1, 1] to (batch, 8, 8, 512/c).
     """
+    if config.network == "quick":
+        width = QUICK_WIDTHS[config.capacity]
+        return quick.build_encoder(config.resolution, width, config.latent_width)
     c, norm = DIVISORS[config.capacity], config.norm
     image = keras.Input((config.resolution, config.resolution, 3))  # (b, R, R, 3)
     x = layers.Conv2D(64 // c, 5, padding="same", use_bias=False)(image)
@@ -153,6 +172,8 @@ def build_decoder(config: ModelConfig) -> keras.Model:
         versions that help training: none at 64, one of 64 pixels at 128, of 64 and 128
         at 256.
     """
+    if config.network == "quick":
+        return quick.build_decoder(config.resolution, QUICK_WIDTHS[config.capacity])
     c = DIVISORS[config.capacity]
     latent = keras.Input((8, 8, 512 // c))  # (b, 8, 8, 512/c)
     x = upscale(latent, 256 // c, config)  # (b, 16, 16, 256/c)

@@ -28,6 +28,8 @@ class FaceGenerator:
     Attributes:
         resolution: side of the faces, pixels.
         coverage: share of an aligned crop that they show, as of `crop_matrix`.
+        learned_mask: whether alpha is the face's mask; else it is the model's own idea
+            of where to paint.
         engine: the one in use, never "auto".
         batch_size: faces that go through the network together, at most; halved where
             the memory does not suffice.
@@ -54,6 +56,7 @@ class FaceGenerator:
         model = read_settings(checkpoint)["model"]
         self.resolution: int = model.resolution
         self.coverage: float = model.coverage
+        self.learned_mask = model.network == "quick"
         self.batch_size = batch_size
         network = load_generator(checkpoint, person)
         if engine == "auto":

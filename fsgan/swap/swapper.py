@@ -47,7 +47,8 @@ class ConvertSettings:
         color_smoothing: [0, 1), share kept from the frame before.
         blend: alpha, poisson, multiband.
         min_alpha: [0, 1], shows more of the face than the mask asks for.
-        feather: width of the faded border, share of the generated square.
+        feather: width of the faded border, share of the generated square; None: 0.15,
+            or 0.04 where the model has learned the face's mask.
         sharpen: at least 0, of the generated face.
         enhance: at least 0, contrast of the result against the source.
         smoothing: Kalman process noise, less is smoother; None: off.
@@ -70,7 +71,7 @@ class ConvertSettings:
     color_smoothing: float = 0.8
     blend: str = "alpha"
     min_alpha: float = 0.0
-    feather: float = 0.15
+    feather: float | None = None
     sharpen: float = 0.0
     enhance: float = 0.0
     smoothing: float | None = 0.03
@@ -90,9 +91,10 @@ class ConvertSettings:
     def __post_init__(self) -> None:
         """Checks names and ranges."""
         smoothing = 1 if self.smoothing is None else self.smoothing
+        feather = self.feather
         checks = {
             "min_alpha": (0 <= self.min_alpha <= 1, "in [0, 1]"),
-            "feather": (0 < self.feather <= 0.5, "in (0, 0.5]"),
+            "feather": (feather is None or 0 < feather <= 0.5, "in (0, 0.5], or None"),
             "color_smoothing": (0 <= self.color_smoothing < 1, "in [0, 1)"),
             "sharpen": (self.sharpen >= 0, "at least 0"),
             "enhance": (self.enhance >= 0, "at least 0"),
@@ -182,7 +184,8 @@ class FaceSwapper:
         self._generator = FaceGenerator(self.checkpoint, person, settings.engine)
         self.resolution = self._generator.resolution
         self.detector = FaceDetector(settings.min_face, settings.min_confidence)
-        self._feather = feather(self.resolution, settings.feather)
+        width = settings.feather or (0.04 if self._generator.learned_mask else 0.15)
+        self._feather = feather(self.resolution, width)
         self.reset()
 
     def reset(self) -> None:

@@ -19,9 +19,12 @@ from fsgan.models.vggface import preprocess
 from fsgan.training.backend import compile_step, minimize, uninterrupted
 from fsgan.training.losses import (
     LossWeights,
+    alpha_loss,
     cyclic_loss,
     edge_loss,
+    expression_loss,
     eyes_loss,
+    face_loss,
     lsgan_loss,
     mask_hinge_loss,
     mask_sparsity_loss,
@@ -64,6 +67,7 @@ class Side(NamedTuple):
         warped: The generator's input.
         real: What it should become.
         masks: Eyes, face and mouth of `real`, [0, 1] (b, R, R, 3).
+        latent: What the encoder made of `warped`, (b, 8, 8, channels).
         alpha: The decoder's mask, 1 shows the painted pixel.
         rgb: The painted face.
         fake: What is shown, ``alpha * rgb + (1 - alpha) * warped``.
@@ -74,6 +78,7 @@ class Side(NamedTuple):
     warped: Tensor
     real: Tensor
     masks: Tensor
+    latent: Tensor
     alpha: Tensor
     rgb: Tensor
     fake: Tensor
@@ -299,7 +304,7 @@ class FaceSwapGAN:
         for name, sample, latent in zip(names, samples, latents, strict=True):
             alpha, rgb, *side_outputs = self._decode(latent, name)
             fake = alpha * rgb + (1 - alpha) * sample.warped
-            sides.append(Side(name, *sample, alpha, rgb, fake, side_outputs))
+            sides.append(Side(name, *sample, latent, alpha, rgb, fake, side_outputs))
         return sides
 
     def _decode(self, latent: Tensor, side: str) -> list[Tensor]:
@@ -344,13 +349,23 @@ class FaceSwapGAN:
         """The losses of one side's painting, weighted."""
         weights, scheduled = self._weights, self.scheduled
         real, rgb, alpha = side.real, side.rgb, side.alpha
-        reconstruction = reconstruction_loss(real, rgb, side.side_outputs)
-        losses = {
-            "reconstruction": weights.reconstruction * reconstruction,
-            "eyes": weights.eyes * eyes_loss(real, rgb, side.masks[..., :1]),
-            "edge": weights.edge * edge_loss(real, rgb),
-        }
-        if self.config.mask:
+        losses = {}
+        if weights.reconstruction:
+            reconstruction = reconstruction_loss(real, rgb, side.side_outputs)
+            losses["reconstruction"] = weights.reconstruction * reconstruction
+        if weights.face:
+            losses["face"] = weights.face * face_loss(real, rgb, side.masks)
+        if weights.alpha:
+            losses["alpha"] = weights.alpha * alpha_loss(alpha, side.masks[..., 1:2])
+        if weights.expression:
+            predicted = self.networks["expression"](side.latent, training=True)
+            expression = expression_loss(predicted, side.masks)
+            losses["expression"] = weights.expression * expression
+        if weights.eyes:
+            losses["eyes"] = weights.eyes * eyes_loss(real, rgb, side.masks[..., :1])
+        if weights.edge:
+            losses["edge"] = weights.edge * edge_loss(real, rgb)
+        if self.config.mask and (weights.sparsity or weights.hinge):
             losses["mask"] = (
                 scheduled["sparsity"] * mask_sparsity_loss(alpha)
                 + scheduled["hinge"] * mask_hinge_loss(alpha, scheduled["margin"])
@@ -438,12 +453,13 @@ _UPDATES = ("fused", "separate")
 
 def _list_parts(config: ModelConfig, updates: str) -> dict[str, list[str]]:
     """Lists the networks that each optimizer updates, by name."""
+    shared = ["encoder", "expression"][: 1 + (config.network == "quick")]
     decoders = [f"decoder_{side}" for side in config.sides]
     discriminators = [f"discriminator_{side}" for side in config.sides]
     if updates == "fused":
-        parts = {"generator": ["encoder", *decoders], "discriminator": discriminators}
+        parts = {"generator": [*shared, *decoders], "discriminator": discriminators}
     else:
-        parts = {f"generator_{d[-1]}": ["encoder", d] for d in decoders}
+        parts = {f"generator_{d[-1]}": [*shared, d] for d in decoders}
         parts |= {name: [name] for name in discriminators}
     if config.discriminators:
         return parts

@@ -1,6 +1,6 @@
 """The losses: pure functions from tensors to a scalar, with formula and source.
 
-Images are RGB in [-1, 1], (b, h, w, 3); alpha and eye masks are in [0, 1], (b, h, w,
+Images are RGB in [-1, 1], (b, h, w, 3); alpha and each mask are in [0, 1], (b, h, w,
 1). `real` is the target face, `rgb` is what the decoder paints of it; the weights of
 the sum are those of `LossWeights`.
 """
@@ -10,10 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
 
+import numpy as np
 from keras import KerasTensor as Tensor
 from keras import ops
 
 from fsgan.models.layers import legacy_resize, normalize_sample
+
+EXPRESSION_MEAN = np.array([0.054, 0.059, 0.0, -0.19], np.float32)
+EXPRESSION_SPREAD = np.array([0.005, 0.012, 0.03, 0.012], np.float32)
+"""Of eyes, mouth, yaw and pitch, measured on two people's faces; see `expression`."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,9 @@ class LossWeights:
         sparsity: Of `mask_sparsity_loss`, in force while the hinge is off.
         hinge: Of `mask_hinge_loss`.
         total_variation: Of `mask_total_variation_loss`.
+        face: Of `face_loss`; 1 in the recipe "quick", like the next one, and 0 in v2.2.
+        alpha: Of `alpha_loss`.
+        expression: Of `expression_loss`.
 
     Raises:
         ValueError: A weight is not a finite number of at least 0.
@@ -45,6 +53,9 @@ class LossWeights:
     sparsity: float = 0.01
     hinge: float = 0.1
     total_variation: float = 0.1
+    face: float = 0.0
+    alpha: float = 0.0
+    expression: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuses weights that no sum can use."""
@@ -76,6 +87,122 @@ def reconstruction_loss(
         resized = legacy_resize(real, *output.shape[1:3])
         loss = loss + ops.mean(ops.abs(output - resized))
     return loss
+
+
+def face_loss(real: Tensor, rgb: Tensor, masks: Tensor) -> Tensor:
+    """Measures how far a face is from the real one, in structure and in pixels.
+
+    10 mean w DSSIM + 10 mean w (rgb - real)²/4, where w is 1 in the face, 3 in the
+    eyes, 2 in the mouth and 0.1 around the face.
+
+    Args:
+        real: Target face.
+        rgb: Painted face.
+        masks: [0, 1] (b, h, w, 3), eyes, face and mouth of `real`.
+
+    Returns:
+        Scalar.
+
+    Source: the weights are those of DeepFaceLab; structure as of `dssim`.
+    """
+    eyes, face, mouth = ops.split(masks, 3, axis=-1)
+    weight = 0.1 + face * (0.9 + 2 * eyes + mouth)
+    squares = ops.square(rgb - real) / 4
+    return 10 * ops.mean(weight * (dssim(real, rgb) + squares))
+
+
+def dssim(real: Tensor, rgb: Tensor) -> Tensor:
+    """Measures structural dissimilarity around each pixel: (1 - SSIM) / 2.
+
+    The window is a Gaussian of deviation 1.5, cut at a tenth of the image's side.
+
+    Args:
+        real: Target face.
+        rgb: Painted face.
+
+    Returns:
+        Tensor (b, h, w, 3) in [0, 1], in float32.
+
+    Source: Wang et al. 2004, "Image quality assessment: from error visibility to
+    structural similarity", eq. 13.
+    """
+    side = real.shape[1]
+    place = np.arange(side)
+    bell = np.exp(-(((place - place[:, None]) / 1.5) ** 2) / 2)
+    bell *= abs(place - place[:, None]) <= side // 20
+    window = (bell / bell.sum(axis=1, keepdims=True)).astype(np.float32)
+
+    def local_means(maps: list[Tensor]) -> list[Tensor]:
+        """A product with a matrix along each axis: the fastest way on every device."""
+        x = ops.concatenate(maps, axis=-1)  # (b, h, w, channels)
+        _, height, width, channels = x.shape
+        x = ops.matmul(window, ops.reshape(x, (-1, height, width * channels)))
+        x = ops.matmul(window, ops.reshape(x, (-1, width, channels)))
+        return ops.split(ops.reshape(x, (-1, height, width, channels)), len(maps), -1)
+
+    x, y = ((ops.cast(image, "float32") + 1) / 2 for image in (real, rgb))
+    mean_x, mean_y, *squares = local_means([x, y, x * x, y * y, x * y])
+    variance_x = squares[0] - mean_x * mean_x
+    variance_y = squares[1] - mean_y * mean_y
+    covariance = squares[2] - mean_x * mean_y
+    luminance = 2 * mean_x * mean_y + 1e-4
+    luminance = luminance / (mean_x * mean_x + mean_y * mean_y + 1e-4)
+    structure = (2 * covariance + 9e-4) / (variance_x + variance_y + 9e-4)
+    return (1 - luminance * structure) / 2
+
+
+def alpha_loss(alpha: Tensor, face: Tensor) -> Tensor:
+    """Measures how far alpha is from the face's mask: mean binary cross entropy.
+
+    Args:
+        alpha: Mask of the decoder.
+        face: Mask of the target's face.
+
+    Returns:
+        Scalar.
+    """
+    return ops.mean(ops.binary_crossentropy(face, alpha))
+
+
+def expression_loss(predicted: Tensor, masks: Tensor) -> Tensor:
+    """Measures how far a predicted expression is from that of the masks.
+
+    One linear map predicts it of both people, so that the encoder must write an open
+    mouth or a closed eye in one way, whoever it sees.
+
+    Args:
+        predicted: (b, 4), as of `expression`.
+        masks: [0, 1] (b, h, w, 3), eyes, face and mouth.
+
+    Returns:
+        Scalar, mean squared difference; faces without masks do not count.
+    """
+    known = ops.max(masks[..., 1], axis=(1, 2)) > 0.5
+    squares = ops.mean(ops.square(predicted - expression(masks)), axis=1)
+    return ops.mean(ops.where(known, squares, 0.0))
+
+
+def expression(masks: Tensor) -> Tensor:
+    """Reads a face's expression and pose off its masks.
+
+    Args:
+        masks: [0, 1] (b, h, w, 3), eyes, face and mouth.
+
+    Returns:
+        (b, 4), float32, about -1 to 1 over most faces: how open are eyes and mouth
+        (their areas in shares of the face's), yaw and pitch (where in the face the
+        middle of the eyes lies).
+    """
+    masks = ops.cast(masks, "float32")
+    side = masks.shape[1]
+    areas = ops.mean(masks, axis=(1, 2)) + 1e-6  # (b, 3)
+    place = (ops.arange(side, dtype="float32") + 0.5) / side
+    x, y = place[None, None, :, None], place[None, :, None, None]
+    middles = [ops.mean(masks * axis, axis=(1, 2)) / areas for axis in (x, y)]  # (b, 3)
+    size = ops.sqrt(areas[:, 1])
+    measures = [areas[:, 0] / areas[:, 1], areas[:, 2] / areas[:, 1]]
+    measures += [(middle[:, 0] - middle[:, 1]) / size for middle in middles]
+    return (ops.stack(measures, axis=1) - EXPRESSION_MEAN) / EXPRESSION_SPREAD
 
 
 def eyes_loss(real: Tensor, rgb: Tensor, eyes: Tensor) -> Tensor:

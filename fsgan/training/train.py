@@ -1,8 +1,9 @@
 """Stage: from face crops of two people to a trained model."""
 
 import logging
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -34,6 +35,8 @@ from fsgan.training.monitor import (
     make_timelapse,
     reconstruction_error,
 )
+from fsgan.training.recipes import TrainSettings
+from fsgan.training.recipes import recipe as find_recipe
 
 log = logging.getLogger(__name__)
 
@@ -60,73 +63,6 @@ _MAY_CHANGE = (
 )
 
 
-@dataclass(frozen=True)
-class TrainSettings:
-    """How long and how a model is trained.
-
-    Attributes:
-        iterations: Updates in all, a resumed training counts on.
-        batch_size: Faces of A, and as many of B, in each update.
-        learning_rate: Of the generator; the discriminators' is twice that.
-        adversarial_loss: "mixup_lsgan" or "relativistic_avg_lsgan".
-        perceptual: "auto" with VGGFace if it is there; or "required", "off".
-        swap_decoders: Whether, at 80 % of the training, they exchange persons.
-        updates: "fused" all at once; or "separate", as the original does.
-        precision: "auto" is the faster one here; or "float32", "bfloat16".
-        validation: Share of the faces held out to measure the progress, [0, 1).
-        preview_every: Iterations between previews, each with a checkpoint.
-        backup_every: Iterations between checkpoints kept for good.
-        keep: Newest checkpoints kept.
-        seed: Of weights, sampling and augmentation.
-        augmentation: How the faces are varied.
-        losses: How much each loss counts.
-
-    Raises:
-        ValueError: A value is out of its range.
-    """
-
-    iterations: int = 40_000
-    batch_size: int = 8
-    learning_rate: float = 1e-4
-    adversarial_loss: str = "mixup_lsgan"
-    perceptual: str = "auto"
-    swap_decoders: bool = True
-    updates: str = "fused"
-    precision: str = "auto"
-    validation: float = 0.05
-    preview_every: int = 300
-    backup_every: int = 5_000
-    keep: int = 2
-    seed: int = 0
-    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
-    losses: LossWeights = field(default_factory=LossWeights)
-
-    def __post_init__(self) -> None:
-        """Checks the ranges."""
-        counts = ("iterations", "batch_size", "preview_every", "backup_every", "keep")
-        for name, least in [*((count, 1) for count in counts), ("seed", 0)]:
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"{name} must be a whole number >= {least}, got {value!r}"
-                )
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
-        if not 0 <= self.validation < 1:
-            raise ValueError(f"validation must be in [0, 1), got {self.validation}")
-        for name, choices in (
-            ("adversarial_loss", ("mixup_lsgan", "relativistic_avg_lsgan")),
-            ("perceptual", ("auto", "required", "off")),
-            ("updates", ("fused", "separate")),
-            ("precision", ("auto", "float32", "bfloat16")),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(choices)}, "
-                    f"got {getattr(self, name)!r}"
-                )
-
-
 def phase_at(progress: float) -> Phase:
     """Looks up what holds at a point of the schedule.
 
@@ -144,6 +80,8 @@ def train(
     faces_b: str | Path | None,
     model_dir: str | Path,
     *,
+    recipe: str | None = None,
+    minutes: float | None = None,
     masks_a: str | Path | None = None,
     masks_b: str | Path | None = None,
     model: ModelConfig | None = None,
@@ -155,23 +93,33 @@ def train(
 ) -> Path:
     """Trains a model that turns A's face into B's and B's into A's.
 
+    ::
+
+        fsgan.train("faces/a", "faces/b", "model", recipe="quick", minutes=10)
+
     The model folder gets `checkpoints/`, `previews/`, `timelapse.mp4`, `losses.csv`,
     `validation.csv` and `tensorboard/`. Where it already holds a checkpoint, training
     goes on from there, with the batches it would have seen; what the schedule had
-    reached stays reached, also with more iterations. An interrupt (Ctrl-C, the
+    reached stays reached, also with more time. An interrupt (Ctrl-C, the
     notebook's stop button) saves a checkpoint and ends training without an error.
 
     Args:
         faces_a: Folder of A's crops, as of `fsgan.extract_faces`.
         faces_b: Folder of B's crops; None where the model knows one person only.
         model_dir: Folder of the model, made when it is missing.
-        masks_a: Folder of A's eye masks, as of `fsgan.make_eye_masks`; None trains
-            without the extra weight on the eyes.
-        masks_b: Folder of B's eye masks.
-        model: The architecture; None takes that of the checkpoint, or the default.
-        settings: How to train; None takes those of the checkpoint, or the defaults.
-            Those of a checkpoint may only be changed in `iterations`, `learning_rate`,
-            `precision`, `preview_every`, `backup_every` and `keep`.
+        recipe: "quick" for a swap in minutes, "v2.2", "autoencoder" or "single", as of
+            `fsgan.recipe`; it stands for `model` and `settings`. None takes those
+            given, or those of the checkpoint, or "quick".
+        minutes: How long to train from now on, instead of to a number of iterations;
+            the schedule is scaled to it.
+        masks_a: Folder of A's masks, as of `fsgan.make_masks`. None takes `masks/a` or
+            `eye_masks/a` where they lie beside `faces/a`; a recipe that learns the
+            face's mask draws what is missing, others train without weight on the eyes.
+        masks_b: Folder of B's masks.
+        model: The architecture; None takes that of the checkpoint.
+        settings: How to train; None takes those of the checkpoint. Those may only be
+            changed in `iterations`, `learning_rate`, `precision`, `preview_every`,
+            `backup_every` and `keep`.
         resume: Whether to go on where the model folder holds a checkpoint; if not, such
             a folder is refused.
         start_from: Model folder of another training, whose weights to start with.
@@ -185,8 +133,8 @@ def train(
     Raises:
         FileNotFoundError: A folder is missing, or `perceptual="required"` and the
             weights of VGGFace are missing.
-        ValueError: A folder is empty, masks do not match the faces, or the model folder
-            holds a training with other settings.
+        ValueError: A folder is empty, masks do not match the faces, settings are wrong
+            or do not go together, or the model folder holds a training with others.
         OSError: `model_dir` cannot be written.
         FloatingPointError: A loss is no longer a number, or exploded; the last
             checkpoint is good.
@@ -199,21 +147,28 @@ def train(
             f"{model_dir} already holds a training: use another model folder, or go on "
             "with resume=True"
         )
-    if checkpoint:
-        model, settings = _settings_to_go_on(checkpoint, model, settings)
-    model, settings = model or ModelConfig(), settings or TrainSettings()
+    model, settings = _settings(checkpoint, recipe, model, settings)
+    if minutes is not None and not minutes > 0:
+        raise ValueError(f"minutes must be above 0 or None, got {minutes!r}")
     if (faces_b is None) != (model.people == 1):
         raise ValueError(
             f"the model knows {model.people} person(s): faces_b must be "
             + ("None" if model.people == 1 else "a folder of faces")
         )
     folders = [(faces_a, masks_a), (faces_b, masks_b)][: model.people]
+    learns_masks = bool(settings.losses.face or settings.losses.alpha)
     faces = [
-        load_faces(crops, masks, model.resolution, model.coverage)
+        load_faces(
+            crops,
+            masks or _masks_beside(Path(crops)),
+            model.resolution,
+            model.coverage,
+            draw_missing=learns_masks,
+        )
         for crops, masks in folders
     ]
     gan = _build(model, settings)
-    training = _Training(model_dir, settings, gan, faces, on_preview)
+    training = _Training(model_dir, settings, gan, faces, on_preview, minutes)
     if checkpoint:
         training.restore(checkpoint)
     elif start_from is not None:
@@ -231,6 +186,7 @@ class _Training:
         gan: FaceSwapGAN,
         faces: list[FaceSet],
         on_preview: Callable[[int, np.ndarray], None] | None,
+        minutes: float | None,
     ) -> None:
         self.model_dir = model_dir
         self.settings = settings
@@ -238,16 +194,35 @@ class _Training:
         splits = [split_faces(of_one, settings.validation) for of_one in faces]
         self.trained, self.held_out = zip(*splits, strict=True)
         self.on_preview = on_preview
+        self.minutes = minutes
         self.reached = 0.0  # share of the schedule when this run began
+        self.seconds_before = 0.0  # of training, before this run
+        self.began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """How long this run has trained."""
+        return time.monotonic() - self.began
 
     @property
     def progress(self) -> float:
         """Share of the schedule that is done, [0, 1]; it never decreases.
 
-        A finished training that is given more iterations stays in its last phase.
+        A finished training that is given more time stays in its last phase.
         """
-        done = self.gan.iteration / self.settings.iterations
+        if self.minutes is None:
+            done = self.gan.iteration / self.settings.iterations
+        else:
+            before = self.seconds_before
+            done = (before + self.seconds) / (before + 60 * self.minutes)
         return min(1.0, max(self.reached, done))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the iterations, or the minutes, are over."""
+        if self.minutes is None:
+            return self.gan.iteration >= self.settings.iterations
+        return self.seconds >= 60 * self.minutes
 
     def restore(self, checkpoint: Path) -> None:
         """Goes on from a checkpoint."""
@@ -258,6 +233,7 @@ class _Training:
         planned = saved.get("training", {}).get("iterations")
         done = min(1.0, gan.iteration / planned) if planned else 0.0
         self.reached = saved.get("progress", done)  # older checkpoints have none
+        self.seconds_before = saved.get("seconds", 0.0)
         log.info("going on at iteration %d of %s", gan.iteration, checkpoint)
 
     def run(self) -> Path:
@@ -299,21 +275,30 @@ class _Training:
                 seed=settings.seed,
                 first_iteration=gan.iteration * gan.batches_per_step,
             ) as stream,
-            tqdm(total=settings.iterations, initial=gan.iteration, desc="train") as bar,
+            self.progress_bar() as bar,
             explained_out_of_memory(settings.batch_size, gan.config.resolution),
         ):
             if gan.iteration == 0:
                 self.preview()
-            while gan.iteration < settings.iterations:
+            self.began = time.monotonic()
+            while not self.finished:
                 self.enter_phase()
                 losses = gan.train_on_batch(*islice(stream, gan.batches_per_step))
-                bar.update()
+                in_time = self.minutes is not None
+                bar.update((self.seconds - bar.n) if in_time else 1)
                 if means := self.log.add(gan.iteration, losses):
                     bar.set_postfix(_summary(means))
-                last = gan.iteration == settings.iterations
-                if last or gan.iteration % settings.preview_every == 0:
+                if self.finished or gan.iteration % settings.preview_every == 0:
                     self.save()
                     self.preview()
+
+    def progress_bar(self) -> tqdm:
+        """Counts iterations, or seconds where there are so many minutes."""
+        if self.minutes is None:
+            total, first = self.settings.iterations, self.gan.iteration
+            return tqdm(total=total, initial=first, desc="train")
+        form = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s{postfix}"
+        return tqdm(total=60 * self.minutes, desc="train", bar_format=form)
 
     def enter_phase(self) -> None:
         """Puts in force what the schedule asks for now."""
@@ -342,6 +327,7 @@ class _Training:
             "iteration": gan.iteration,
             "decoders_swapped": gan.decoders_swapped,
             "progress": self.progress,
+            "seconds": self.seconds_before + self.seconds,
             "phase": asdict(phase_at(self.progress)),
             "training": asdict(self.settings),
             "versions": {name: version(name) for name in packages},
@@ -369,6 +355,45 @@ class _Training:
         write_image(path, picture, xmp=image_xmp())
         if self.on_preview:
             self.on_preview(gan.iteration, picture)
+
+
+def _settings(
+    checkpoint: Path | None,
+    recipe: str | None,
+    model: ModelConfig | None,
+    settings: TrainSettings | None,
+) -> tuple[ModelConfig, TrainSettings]:
+    """What to train and how: as given, as the checkpoint says, or by a recipe."""
+    if recipe is not None:
+        if model or settings:
+            raise ValueError(
+                "recipe stands for model and settings: give it alone, or give both as "
+                "of fsgan.recipe(...), changed to your liking"
+            )
+        model, settings = find_recipe(recipe)
+        if checkpoint:
+            saved = read_settings(checkpoint)["model"]
+            sizes = ("resolution", "capacity", "latent", "coverage")
+            if replace(model, **{it: getattr(saved, it) for it in sizes}) == saved:
+                model = settings = None  # of that recipe already
+    if checkpoint:
+        return _settings_to_go_on(checkpoint, model, settings)
+    if model is None and settings is None:
+        return find_recipe("quick")
+    if model is None:
+        raise ValueError(
+            "settings go with a model: give both, as of fsgan.recipe(...), or a recipe"
+        )
+    return model, settings or TrainSettings()
+
+
+def _masks_beside(faces_dir: Path) -> Path | None:
+    """The masks of `faces/a` in `masks/a` or `eye_masks/a`; None if there are none."""
+    for name in ("masks", "eye_masks"):
+        folder = faces_dir.parent.with_name(name) / faces_dir.name
+        if folder.is_dir() and faces_dir.parent.name:
+            return folder
+    return None
 
 
 def _settings_to_go_on(
@@ -437,5 +462,5 @@ def _summary(losses: dict[str, float]) -> dict[str, str]:
     return {
         name: f"{value:.3f}"
         for name, value in losses.items()
-        if name.startswith("reconstruction")
+        if name.startswith(("reconstruction", "face"))
     }

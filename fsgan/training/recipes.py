@@ -1,0 +1,142 @@
+"""What to train and how: the settings, and the recipes that ship.
+
+`quick` is a swap in minutes: lean networks that learn the face's mask. `v2.2` is the
+full model of faceswap-GAN, for a card and a night: attention, discriminators, losses
+on eyes, edges and features. `single` and `autoencoder` are its ancestors, one code, an
+idea more each time: one person through a narrow bottleneck; then the second person (the
+first deepfakes): the encoder is shared, the decoders are not, so a face may go in as A
+and come out as B.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from fsgan.data.augmentation import AugmentationSettings
+from fsgan.models.networks import ModelConfig
+from fsgan.training.losses import LossWeights
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How long and how a model is trained.
+
+    Attributes:
+        iterations: Updates in all, a resumed training counts on.
+        batch_size: Faces of A, and as many of B, in each update.
+        learning_rate: Of the generator; the discriminators' is twice that.
+        adversarial_loss: "mixup_lsgan" or "relativistic_avg_lsgan".
+        perceptual: "auto" with VGGFace if it is there; or "required", "off".
+        swap_decoders: Whether, at 80 % of the training, they exchange persons.
+        updates: "fused" all at once; or "separate", as the original does.
+        precision: "auto" is the faster one here; or "float32", "bfloat16".
+        validation: Share of the faces held out to measure the progress, [0, 1).
+        preview_every: Iterations between previews, each with a checkpoint.
+        backup_every: Iterations between checkpoints kept for good.
+        keep: Newest checkpoints kept.
+        seed: Of weights, sampling and augmentation.
+        augmentation: How the faces are varied.
+        losses: How much each loss counts.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    iterations: int = 40_000
+    batch_size: int = 8
+    learning_rate: float = 1e-4
+    adversarial_loss: str = "mixup_lsgan"
+    perceptual: str = "auto"
+    swap_decoders: bool = True
+    updates: str = "fused"
+    precision: str = "auto"
+    validation: float = 0.05
+    preview_every: int = 300
+    backup_every: int = 5_000
+    keep: int = 2
+    seed: int = 0
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+    losses: LossWeights = field(default_factory=LossWeights)
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        counts = ("iterations", "batch_size", "preview_every", "backup_every", "keep")
+        for name, least in [*((count, 1) for count in counts), ("seed", 0)]:
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f"{name} must be a whole number >= {least}, got {value!r}"
+                )
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"validation must be in [0, 1), got {self.validation}")
+        for name, choices in (
+            ("adversarial_loss", ("mixup_lsgan", "relativistic_avg_lsgan")),
+            ("perceptual", ("auto", "required", "off")),
+            ("updates", ("fused", "separate")),
+            ("precision", ("auto", "float32", "bfloat16")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(choices)}, "
+                    f"got {getattr(self, name)!r}"
+                )
+
+
+class Recipe(NamedTuple):
+    """What `fsgan.train` takes as `model` and `settings`.
+
+    Attributes:
+        model: the architecture.
+        settings: how it is trained.
+    """
+
+    model: ModelConfig
+    settings: TrainSettings
+
+
+_NO_LOSSES = LossWeights(*[0.0] * 9)
+_PLAIN = ModelConfig(norm="none", attention=False, mask=False, discriminators=False)
+_RECONSTRUCTION = TrainSettings(losses=replace(_NO_LOSSES, reconstruction=1.0))
+RECIPES = {
+    "quick": Recipe(
+        replace(_PLAIN, mask=True, network="quick", coverage=1.1),
+        TrainSettings(
+            iterations=5_000,
+            learning_rate=6e-4,
+            swap_decoders=False,
+            augmentation=AugmentationSettings(
+                rotation=5, zoom=0.05, shift=0.03, flip=0, blink=0.2, unwarped=0.3
+            ),
+            losses=replace(_NO_LOSSES, face=1.0, alpha=0.5, expression=0.3),
+        ),
+    ),
+    "v2.2": Recipe(ModelConfig(), TrainSettings()),
+    "autoencoder": Recipe(_PLAIN, _RECONSTRUCTION),
+    "single": Recipe(replace(_PLAIN, people=1, latent=16), _RECONSTRUCTION),
+}
+
+
+def recipe(name: str, resolution: int = 64, capacity: str = "standard") -> Recipe:
+    """Looks up what to train, and how.
+
+    Args:
+        name: "quick": lean networks that learn the face's mask, structural loss.
+            "v2.2": faceswap-GAN, everything. "autoencoder": a shared encoder to
+            8x8x512, a decoder for each of two persons, mean absolute error. "single":
+            strided convolutions to 16 numbers and back, one person.
+        resolution: side of the networks' images, pixels: 64, 128 or 256; of "quick" 64,
+            96 or 128.
+        capacity: "standard", or "lite" with half the width.
+
+    Returns:
+        The model and the settings, for `fsgan.train(model=..., settings=...)`;
+        `dataclasses.replace` changes them.
+
+    Raises:
+        ValueError: a value is not one of these.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {name!r}")
+    model, settings = RECIPES[name]
+    return Recipe(replace(model, resolution=resolution, capacity=capacity), settings)
