@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import product
@@ -35,8 +36,8 @@ from fsgan import (
     AugmentationSettings,
     ConvertSettings,
     FaceSwapper,
-    ModelConfig,
     convert_video,
+    recipe,
 )
 from fsgan.data.augmentation import sample
 from fsgan.data.dataset import FaceSet, make_batch
@@ -125,28 +126,36 @@ def bench_training() -> None:
         for case in STEPS:
             if "bfloat16" in case and fastest_precision() == "float32":
                 continue  # emulated, it takes minutes
-            output = subprocess.check_output(
-                [sys.executable, __file__, "step", str(resolution), capacity, *case],
-                text=True,
-            )
-            ms, megabytes = map(float, output.split()[-2:])
+            ms, megabytes = measured("step", "v2.2", resolution, capacity, *case)
             base = base or ms
             updates, precision, attention = case
             name = f"step, {resolution} {capacity}, {updates}, {precision}"
             name += f", {attention} attention"
             report(name, ms, "ms", base, megabytes)
+    base = None
+    for capacity, resolution in product(("lite", "standard"), (64, 96, 128)):
+        case = ("quick", resolution, capacity, "fused", "float32", "no")
+        ms, megabytes = measured("step", *case)
+        base = base or ms
+        report(f"step, quick {resolution} {capacity}", ms, "ms", base, megabytes)
 
 
 def measure_step(
-    resolution: str, capacity: str, updates: str, precision: str, attention: str
+    name: str,
+    resolution: str,
+    capacity: str,
+    updates: str,
+    precision: str,
+    attention: str,
 ) -> None:
     """Prints milliseconds of an update and the process' peak memory in megabytes."""
     if attention == "plain":
         fsgan.models.layers.attend = plain_attention
     images = np.stack([FACE] * 8)
     faces = FaceSet(images, np.zeros_like(images), ["f"] * 8)
-    model = ModelConfig(int(resolution), capacity, attention=attention != "no")
-    gan = FaceSwapGAN(model, updates=updates, precision=precision)
+    model, settings = recipe(name, int(resolution), capacity)
+    model = replace(model, attention=attention != "no")
+    gan = FaceSwapGAN(model, settings.losses, updates=updates, precision=precision)
     chosen = [
         make_batch([faces, faces], i, 8, model.resolution, 0.8, SETTINGS, 0)
         for i in range(gan.batches_per_step)
@@ -184,14 +193,17 @@ def twelve_frames(detector: FaceDetector, frame: np.ndarray) -> None:
         faces = detector.detect_next(frame, boxes, search=index == 0)
 
 
+MODELS = ("v2.2 lite", "v2.2 standard", "quick lite")
+
+
 def bench_generator(folder: Path) -> None:
     """Milliseconds a face, one by one and many at once, as Keras has it and as here."""
     faces = np.random.default_rng(0).integers(0, 255, (16, 64, 64, 3), np.uint8)
-    for capacity in ("lite", "standard"):
-        checkpoint = save_model(folder / capacity, capacity)
+    for model in MODELS:
+        checkpoint = save_model(folder / model, *model.split())
         keras_model = load_generator(checkpoint, "b")
         x = faces.astype(np.float32) / 127.5 - 1
-        name = f"generator, 64 {capacity}, "
+        name = f"generator, {model}, 64, "
         one = partial(keras_model.predict_on_batch, x[:1])
         base = 1000 * median_seconds(one, 9)
         report(name + "Keras, one by one", base, "ms/face", base)
@@ -214,26 +226,25 @@ def bench_conversion(folder: Path) -> None:
 
     Each row is a process of its own, which alone can tell its memory.
     """
-    model_dir = folder / "standard"
-    save_model(model_dir, "standard")
     for width, height, seconds in CLIPS:
         clips = folder / str(height)
         clip, _ = make_clips(clips, seconds=seconds, size=(width, height))
-        name = f"conversion, {width}x{height}, 64 standard, "
-        base, megabytes = measured("frame_by_frame", clip, model_dir)
-        report(name + "frame by frame", base, "frames/s", base, megabytes)
-        fps, megabytes = measured("convert", clip, model_dir)
-        report(name + "convert_video", fps, "frames/s", base, megabytes)
+        name = f"conversion, {width}x{height}, 64, "
+        base, megabytes = measured("frame_by_frame", clip, folder / MODELS[1])
+        report(name + "v2.2, frame by frame", base, "frames/s", base, megabytes)
+        for model in MODELS[1:]:
+            fps, megabytes = measured("convert", clip, folder / model)
+            report(name + model, fps, "frames/s", base, megabytes)
     for seconds in (12.0, 120.0):  # 300 and 3000 frames
         clip, _ = make_clips(folder / "long", seconds=seconds, size=(320, 180))
-        fps, megabytes = measured("convert", clip, folder / "lite")
-        name = f"conversion, 320x180, 64 lite, {25 * seconds:.0f} frames"
+        fps, megabytes = measured("convert", clip, folder / MODELS[0])
+        name = f"conversion, 320x180, 64 v2.2 lite, {25 * seconds:.0f} frames"
         report(name, fps, "frames/s", None, megabytes)
 
 
-def save_model(model_dir: Path, capacity: str) -> Path:
-    """An untrained model, with attention; its checkpoint."""
-    gan = FaceSwapGAN(ModelConfig(64, capacity))
+def save_model(model_dir: Path, name: str, capacity: str) -> Path:
+    """An untrained model of 64 pixels; its checkpoint."""
+    gan = FaceSwapGAN(recipe(name, 64, capacity).model)
     settings = {"model": gan.config, "iteration": 0}
     return save_checkpoint(model_dir, gan.networks, {}, settings)
 
@@ -244,12 +255,12 @@ def peak_megabytes() -> float:
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1000
 
 
-def measured(road: str, clip: Path, model_dir: Path) -> tuple[float, float]:
-    """Frames a second and peak megabytes of a process that converts a clip."""
-    command = [sys.executable, __file__, road, str(clip), str(model_dir)]
+def measured(what: str, *arguments: object) -> tuple[float, float]:
+    """What a process of its own measures, and its peak in megabytes."""
+    command = [sys.executable, __file__, what, *map(str, arguments)]
     output = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL)
-    fps, megabytes = map(float, output.split()[-2:])
-    return fps, megabytes
+    value, megabytes = map(float, output.split()[-2:])
+    return value, megabytes
 
 
 def measure_conversion(road: str, clip: str, model_dir: str) -> None:
