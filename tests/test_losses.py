@@ -92,6 +92,8 @@ def test_structure_is_that_of_scikit_image():
     np.testing.assert_allclose(
         found[inside, inside], (1 - expected[inside, inside]) / 2, atol=1e-5
     )
+    strided = np.array(dssim(real, rgb, 2))[0]
+    np.testing.assert_allclose(strided, found[1::2, 1::2], atol=1e-6)
     assert dssim(real, real).shape == real.shape
     assert abs(np.array(dssim(real, real))).max() < 1e-5
 
