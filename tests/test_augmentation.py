@@ -373,7 +373,7 @@ def test_an_unwarped_input_is_the_target_and_only_asked_for_draws_anything(face)
         warped, target, *_ = draw(seed, unwarped=0.3)
         same += (warped == target).all()
     assert same / 200 == pytest.approx(0.3, abs=0.08)
-    for one, other in zip(draw(0), draw(0, unwarped=0, rare=0.5), strict=True):
+    for one, other in zip(draw(0), draw(0, unwarped=0, blink=0), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -422,7 +422,7 @@ def test_same_generator_gives_the_same_sample(face, partners):
         ("color_match", float("nan"), "0 to 1"),
         ("motion_blur", None, "0 to 1"),
         ("unwarped", 2, "0 to 1"),
-        ("rare", -1, "0 to 1"),
+        ("blink", -1, "0 to 1"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(field, value, accepted):

@@ -254,60 +254,6 @@ def test_batches_of_an_extent_frame_as_the_center_crop(wide):
     assert min(errors, key=errors.get) == 1.2
 
 
-# Rare expressions
-
-
-def masked_side(heights, shifts=None):
-    """Faces with one eye each, as high as stated and moved to the right."""
-    masks = np.zeros((len(heights), 64, 64, 3), np.uint8)
-    for mask, height, shift in zip(
-        masks, heights, shifts or [0] * len(heights), strict=True
-    ):
-        mask[4:60, 4:60, 1] = 255
-        mask[20 : 20 + height, 10 + shift : 20 + shift, 0] = 255
-    return FaceSet(masks.copy(), masks, [str(i) for i in range(len(masks))])
-
-
-def test_what_is_rare_is_drawn_as_often_as_what_is_common():
-    side = masked_side([2] * 90 + [12] * 10)
-    assert side.flat.sum() == pytest.approx(1)
-    assert side.flat[0] < side.flat[-1]
-    # Eye opening and pitch tell the two apart; mouth opening and yaw are all alike.
-    np.testing.assert_allclose(side.flat[90:].sum(), (0.5 + 0.5 + 0.1 + 0.1) / 4)
-
-
-def test_no_face_is_favoured_beyond_the_limit():
-    side = masked_side([2] * 985 + [12] * 15)
-    # Eye opening and pitch favour the rare ones, but mouth opening and yaw do not.
-    np.testing.assert_allclose(side.flat[-1], (20.2 + 20.2 + 1 + 1) / 4 / 1000)
-    assert side.flat.sum() == pytest.approx(1)
-
-
-def test_faces_without_masks_are_drawn_as_ever():
-    side = masked_side([2] * 6 + [12] * 2)
-    side.masks[4:6] = 0
-    np.testing.assert_allclose(side.flat[4:6], 1 / 8)
-    assert side.flat.sum() == pytest.approx(1)
-    side = masked_side([0, 0, 0, 0])
-    np.testing.assert_allclose(side.flat, 1 / 4)
-
-
-def test_the_share_of_rare_faces_is_as_stated(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(
-        dataset, "sample", lambda face, *rest: drawn.append(face.max()) or np.zeros(3)
-    )
-    side = masked_side([2] * 90 + [12] * 10)
-    side.images[90:] //= 5
-    for rare in (0, 0.5, 1):
-        drawn.clear()
-        settings = AugmentationSettings(rare=rare)
-        for iteration in range(20):
-            make_batch([side], iteration, 100, 64, 0.8, settings, seed=0)
-        share = (np.array(drawn) == 51).mean()
-        assert share == pytest.approx(0.1 + 0.2 * rare, abs=0.03)
-
-
 def numbered(count):
     return plain_side(*range(count))
 

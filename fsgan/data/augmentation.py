@@ -38,8 +38,6 @@ class AugmentationSettings:
         motion_blur: probability of a motion blur (0.25 is a good value).
         blink: probability that the eyes are closed, by a random amount; needs masks.
         unwarped: probability that the input is not distorted: what should come out.
-        rare: share of the faces that are drawn so that eyes and mouths open and shut
-            and all directions of view are seen equally often; needs masks.
     """
 
     rotation: float = 10.0
@@ -50,7 +48,6 @@ class AugmentationSettings:
     motion_blur: float = 0.0
     blink: float = 0.0
     unwarped: float = 0.0
-    rare: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,8 +31,6 @@ PREFETCHED = 2  # batches that each thread makes ahead of the training step
 LEAST_TO_SPLIT = 20  # faces, of fewer none are held out
 MOST_HELD_OUT = 64  # faces: enough for a mean, and quickly tried
 STRETCHES = 4  # of consecutive faces that are held out
-BINS = 8  # of the histograms of expression and pose
-MOST_FAVOURED = 20  # times as often as the mean face is the rarest drawn, about
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,21 +53,6 @@ class FaceSet:
     def __len__(self) -> int:
         """Counts the faces."""
         return len(self.images)
-
-    @cached_property
-    def flat(self) -> np.ndarray:
-        """Probabilities that make expressions and poses even, float64 (n,), sum 1.
-
-        The mean of four: each makes the histogram of one measure of `_measure` flat,
-        but favours no face more than about 20 times. Faces without masks keep 1 / n.
-        """
-        measures = np.array([_measure(masks) for masks in self.masks])
-        known = np.isfinite(measures).all(axis=1)
-        probabilities = np.full(len(self), 1 / len(self))
-        if known.any():
-            of_each = [_flatten(values) for values in measures[known].T]
-            probabilities[known] = known.mean() * np.mean(of_each, axis=0)
-        return probabilities
 
 
 class Samples(NamedTuple):
@@ -238,7 +220,7 @@ def make_batch(
     sides = []
     for faces in face_sets:
         samples = []
-        for index in _draw_faces(faces, batch_size, settings.rare, rng):
+        for index in rng.integers(len(faces), size=batch_size):
             partner = _image_of_all(face_sets, rng.integers(total))
             samples.append(
                 sample(
@@ -339,49 +321,6 @@ def _choose(faces: FaceSet, chosen: np.ndarray) -> FaceSet:
         names=list(itertools.compress(faces.names, chosen)),
         extent=faces.extent,
     )
-
-
-def _draw_faces(
-    faces: FaceSet, count: int, rare: float, rng: np.random.Generator
-) -> np.ndarray:
-    """Draws indices of faces, with replacement; a share favours rare expressions."""
-    if not rare:
-        return rng.integers(len(faces), size=count)
-    probabilities = (1 - rare) / len(faces) + rare * faces.flat
-    return rng.choice(len(faces), size=count, p=probabilities)
-
-
-def _measure(masks: np.ndarray) -> tuple[float, float, float, float]:
-    """Opening of eyes and mouth, yaw and pitch, in no unit; NaN without masks.
-
-    The openings are areas in shares of the face's; the direction is where in the box of
-    the face the middle of the eyes lies, in shares of its width and height.
-    """
-    inside = masks > 127
-    areas = inside.sum(axis=(0, 1))
-    if not (areas[EYES] and areas[FACE]):
-        return (np.nan,) * 4
-    eyes, mouth = areas[[EYES, MOUTH]] / areas[FACE]
-    y, x = np.nonzero(inside[..., EYES])
-    rows, columns = (np.flatnonzero(inside[..., FACE].any(axis)) for axis in (1, 0))
-    yaw = (x.mean() - columns[0]) / (columns[-1] + 1 - columns[0])
-    pitch = (y.mean() - rows[0]) / (rows[-1] + 1 - rows[0])
-    return eyes, mouth, yaw, pitch
-
-
-def _flatten(values: np.ndarray) -> np.ndarray:
-    """Probabilities that make the histogram of n values flat, float64 (n,), sum 1."""
-    low, high = np.percentile(values, (1, 99))
-    width = (high - low) / BINS or 1.0
-    bins = ((values - low) / width).astype(int).clip(0, BINS - 1)
-    counts = np.bincount(bins, minlength=BINS)
-    each = 1 / np.maximum(
-        np.count_nonzero(counts) * counts, len(values) / MOST_FAVOURED
-    )
-    probabilities = each[bins]
-    return probabilities + (1 - probabilities.sum()) / len(
-        values
-    )  # what the limit left
 
 
 def _image_of_all(face_sets: Sequence[FaceSet], index: int) -> np.ndarray:
