@@ -301,6 +301,7 @@ def test_the_recipes_differ_by_their_ideas():
     assert list(RECIPES) == ["quick", "v2.2", "autoencoder", "single"]
     quick, gan, autoencoder, single = (model for model, _ in RECIPES.values())
     assert (quick.network, quick.mask, quick.latent_width) == ("quick", True, 128)
+    assert (quick.capacity, gan.capacity) == ("lite", "standard")
     assert (single.people, autoencoder.people) == (1, 2)
     assert (single.latent_width, autoencoder.latent_width) == (16, 1024)
     assert (autoencoder.mask, autoencoder.discriminators) == (False, False)

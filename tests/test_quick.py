@@ -11,7 +11,7 @@ from fsgan.training.recipes import recipe
 
 @pytest.mark.parametrize("resolution", [64, 96, 128])
 def test_maps_are_small_and_parameters_few_at_any_resolution(resolution):
-    model, _ = recipe("quick", resolution, "lite")
+    model, _ = recipe("quick", resolution)
     networks = build_networks(model)
     assert list(networks) == ["encoder", "decoder_a", "decoder_b", "expression"]
     encoder, decoder, _, expression = networks.values()
@@ -31,7 +31,7 @@ def test_maps_are_small_and_parameters_few_at_any_resolution(resolution):
 
 
 def test_a_wider_network_and_a_wider_latent():
-    model, _ = recipe("quick")
+    model, _ = recipe("quick", capacity="standard")
     encoder, decoder = build_encoder(model), build_decoder(model)
     assert encoder.output_shape == decoder.input_shape == (None, 8, 8, 128)
     widths = [x.units for x in encoder.layers if isinstance(x, keras.layers.Dense)]
@@ -39,7 +39,7 @@ def test_a_wider_network_and_a_wider_latent():
 
 
 def test_outputs_are_in_range_and_float32_in_mixed_precision():
-    model, _ = recipe("quick", 96, "lite")
+    model, _ = recipe("quick", 96)
     with computing_in("bfloat16"):
         encoder, decoder = build_encoder(model), build_decoder(model)
     faces = np.random.default_rng(0).uniform(-1, 1, (2, 96, 96, 3)).astype("float32")
@@ -50,7 +50,7 @@ def test_outputs_are_in_range_and_float32_in_mixed_precision():
 
 
 def test_upscaling_starts_without_checkerboard():
-    decoder = build_decoder(recipe("quick", 128, "lite").model)
+    decoder = build_decoder(recipe("quick", 128).model)
     latent = np.random.default_rng(0).normal(size=(1, 8, 8, 64)).astype("float32")
     _, rgb = decoder(latent)
     blocks = np.reshape(rgb, (32, 4, 32, 4, 3))

@@ -100,7 +100,7 @@ _PLAIN = ModelConfig(norm="none", attention=False, mask=False, discriminators=Fa
 _RECONSTRUCTION = TrainSettings(losses=replace(_NO_LOSSES, reconstruction=1.0))
 RECIPES = {
     "quick": Recipe(
-        replace(_PLAIN, mask=True, network="quick", coverage=1.1),
+        replace(_PLAIN, capacity="lite", mask=True, coverage=1.1, network="quick"),
         TrainSettings(
             iterations=5_000,
             learning_rate=6e-4,
@@ -117,7 +117,7 @@ RECIPES = {
 }
 
 
-def recipe(name: str, resolution: int = 64, capacity: str = "standard") -> Recipe:
+def recipe(name: str, resolution: int = 64, capacity: str | None = None) -> Recipe:
     """Looks up what to train, and how.
 
     Args:
@@ -127,7 +127,8 @@ def recipe(name: str, resolution: int = 64, capacity: str = "standard") -> Recip
             strided convolutions to 16 numbers and back, one person.
         resolution: side of the networks' images, pixels: 64, 128 or 256; of "quick" 64,
             96 or 128.
-        capacity: "standard", or "lite" with half the width.
+        capacity: "standard", or "lite" with half the width; None takes "lite" for
+            "quick", "standard" for the others.
 
     Returns:
         The model and the settings, for `fsgan.train(model=..., settings=...)`;
@@ -139,4 +140,5 @@ def recipe(name: str, resolution: int = 64, capacity: str = "standard") -> Recip
     if name not in RECIPES:
         raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {name!r}")
     model, settings = RECIPES[name]
+    capacity = capacity or model.capacity
     return Recipe(replace(model, resolution=resolution, capacity=capacity), settings)
