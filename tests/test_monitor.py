@@ -61,6 +61,17 @@ def test_every_tenth_iteration_writes_the_mean_of_ten(tmp_path):
     }
 
 
+def test_a_training_of_less_than_ten_iterations_leaves_a_line(tmp_path):
+    with TrainingLog(tmp_path, 0) as log:
+        for iteration in (1, 2, 3):
+            log.add(iteration, {"face_a": float(iteration)})
+    losses = read_losses(tmp_path)
+    assert {name: values.tolist() for name, values in losses.items()} == {
+        "iteration": [3],
+        "face_a": [2],
+    }
+
+
 def test_held_out_errors_are_written_as_they_come(tmp_path):
     with TrainingLog(tmp_path, 0) as log:
         log.add_validation(0, {"reconstruction_a": 0.5, "reconstruction_b": 0.25})

@@ -58,7 +58,7 @@ def import_legacy(
         model_dir: Folder of the new model, for `fsgan.convert_video` and `fsgan.train`.
         norm: The norm trained with. Needed only between "groupnorm" and "layernorm",
             whose files look alike; None takes what the encoder's shapes tell.
-        coverage: Share of a crop's width that the networks see, 0.1 to 1. 0.8 is the
+        coverage: Share of a crop's width that the networks see, 0.1 to 1.6. 0.8 is the
             original's conversion (`roi_coverage` 0.9 cut 10 % from each side); 0.68,
             the middle of its training, shows the networks what they know best.
 

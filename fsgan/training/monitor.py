@@ -34,6 +34,7 @@ LOG_EVERY = 10  # iterations whose mean is a line
 
 # No way back from there: discriminators aim at 0 and 1, faces lie in [-1, 1].
 _LARGEST = 1e6
+_WATCHED = ("reconstruction", "face")  # losses that tell an explosion
 # Painting plain gray costs 0.3 to 0.4, exchanged decoders 0.3 at first; networks that
 # are driven too hard end at 0.7 to 1.3, for good.
 _WORSE_THAN_BEST = 1.5
@@ -82,7 +83,9 @@ class TrainingLog:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Closes the TensorBoard file."""
+        """Closes the TensorBoard file; a very short training leaves one line, too."""
+        if self._values and not self._losses.rows:
+            self._losses.add(self._iteration, _means(self._values))
         if self._events:
             self._events.close()
 
@@ -109,6 +112,7 @@ class TrainingLog:
                 reconstruction has exploded: for 100 iterations it was above 0.5, 1.5
                 times its best and what it was at first.
         """
+        self._iteration = iteration
         for name, value in losses.items():
             self._values[name].append(value)
             if not abs(value) < _LARGEST:
@@ -152,7 +156,7 @@ class TrainingLog:
     def _note(self, means: dict[str, float]) -> None:
         """Remembers what each reconstruction was at first and at best."""
         for name, value in means.items():
-            if name.startswith("reconstruction") and np.isfinite(value):
+            if name.startswith(_WATCHED) and np.isfinite(value):
                 self._first.setdefault(name, value)
                 self._best[name] = min(value, self._best.get(name, value))
 
