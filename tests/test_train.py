@@ -477,8 +477,11 @@ def test_masks_beside_the_faces_are_found(faces, tmp_path, monkeypatch):
     for options in ({}, {"masks_a": "mine"}, {"recipe": "v2.2"}):
         with pytest.raises(InterruptedError):
             fsgan.train(tmp_path / "faces" / "a", "b", tmp_path / "model", **options)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InterruptedError):
+        fsgan.train("faces", "b", "model")  # nothing lies beside these
     found = [(arguments[1], draw["draw_missing"]) for arguments, draw in loaded]
-    assert found == [(masks, True), ("mine", True), (masks, False)]
+    assert found == [(masks, True), ("mine", True), (masks, False), (None, True)]
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,8 @@ PHASES = (
 )
 """The schedule of faceswap-GAN v2.2 (2018)."""
 
+_SECONDS = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s{postfix}"
+
 # What may differ when a training goes on; the rest would make it another one.
 _MAY_CHANGE = (
     "iterations",
@@ -201,8 +203,22 @@ class _Training:
 
     @property
     def seconds(self) -> float:
-        """How long this run has trained."""
-        return time.monotonic() - self.began
+        """How long was trained, in this run and before."""
+        return self.seconds_before + time.monotonic() - self.began
+
+    @property
+    def position(self) -> float:
+        """How far the training is: iterations, or seconds where minutes are given."""
+        if self.minutes is None:
+            return self.gan.iteration
+        return min(self.seconds, self.end)
+
+    @property
+    def end(self) -> float:
+        """Where it ends, likewise."""
+        if self.minutes is None:
+            return self.settings.iterations
+        return self.seconds_before + 60 * self.minutes
 
     @property
     def progress(self) -> float:
@@ -210,19 +226,7 @@ class _Training:
 
         A finished training that is given more time stays in its last phase.
         """
-        if self.minutes is None:
-            done = self.gan.iteration / self.settings.iterations
-        else:
-            before = self.seconds_before
-            done = (before + self.seconds) / (before + 60 * self.minutes)
-        return min(1.0, max(self.reached, done))
-
-    @property
-    def finished(self) -> bool:
-        """Whether the iterations, or the minutes, are over."""
-        if self.minutes is None:
-            return self.gan.iteration >= self.settings.iterations
-        return self.seconds >= 60 * self.minutes
+        return min(1.0, max(self.reached, self.position / self.end))
 
     def restore(self, checkpoint: Path) -> None:
         """Goes on from a checkpoint."""
@@ -265,6 +269,7 @@ class _Training:
     def loop(self) -> None:
         """Updates the networks, and now and then saves and shows them."""
         gan, settings = self.gan, self.settings
+        unit = {} if self.minutes is None else {"bar_format": _SECONDS}
         with (
             batches(
                 self.trained,
@@ -275,30 +280,23 @@ class _Training:
                 seed=settings.seed,
                 first_iteration=gan.iteration * gan.batches_per_step,
             ) as stream,
-            self.progress_bar() as bar,
+            tqdm(total=self.end, initial=self.position, desc="train", **unit) as bar,
             explained_out_of_memory(settings.batch_size, gan.config.resolution),
         ):
             if gan.iteration == 0:
                 self.preview()
             self.began = time.monotonic()
-            while not self.finished:
+            last = self.position >= self.end
+            while not last:
                 self.enter_phase()
                 losses = gan.train_on_batch(*islice(stream, gan.batches_per_step))
-                in_time = self.minutes is not None
-                bar.update((self.seconds - bar.n) if in_time else 1)
+                bar.update(self.position - bar.n)
                 if means := self.log.add(gan.iteration, losses):
                     bar.set_postfix(_summary(means))
-                if self.finished or gan.iteration % settings.preview_every == 0:
+                last = self.position >= self.end
+                if last or gan.iteration % settings.preview_every == 0:
                     self.save()
                     self.preview()
-
-    def progress_bar(self) -> tqdm:
-        """Counts iterations, or seconds where there are so many minutes."""
-        if self.minutes is None:
-            total, first = self.settings.iterations, self.gan.iteration
-            return tqdm(total=total, initial=first, desc="train")
-        form = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s{postfix}"
-        return tqdm(total=60 * self.minutes, desc="train", bar_format=form)
 
     def enter_phase(self) -> None:
         """Puts in force what the schedule asks for now."""
@@ -327,7 +325,7 @@ class _Training:
             "iteration": gan.iteration,
             "decoders_swapped": gan.decoders_swapped,
             "progress": self.progress,
-            "seconds": self.seconds_before + self.seconds,
+            "seconds": self.seconds,
             "phase": asdict(phase_at(self.progress)),
             "training": asdict(self.settings),
             "versions": {name: version(name) for name in packages},
@@ -389,11 +387,12 @@ def _settings(
 
 def _masks_beside(faces_dir: Path) -> Path | None:
     """The masks of `faces/a` in `masks/a` or `eye_masks/a`; None if there are none."""
-    for name in ("masks", "eye_masks"):
-        folder = faces_dir.parent.with_name(name) / faces_dir.name
-        if folder.is_dir() and faces_dir.parent.name:
-            return folder
-    return None
+    faces_dir = faces_dir.resolve()  # a bare "a" has no folders above it
+    beside = [
+        faces_dir.parent.parent / name / faces_dir.name
+        for name in ("masks", "eye_masks")
+    ]
+    return next(filter(Path.is_dir, beside), None)
 
 
 def _settings_to_go_on(
