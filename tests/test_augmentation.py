@@ -470,6 +470,13 @@ def test_open_eyes_stay_and_a_face_without_eyes_too(portrait):
         np.testing.assert_array_equal(result, given)
 
 
+def test_an_upright_eye_is_no_trouble():
+    face, masks = np.zeros((2, 64, 64, 3), np.uint8)
+    masks[10:50, 20:30] = masks[10:50, 40:50] = 255  # of what is no face
+    closed, _ = close_eyes(face, masks, 0.2)
+    np.testing.assert_array_equal(closed, face)
+
+
 def test_some_samples_blink(portrait):
     crop, masks, _ = portrait
     eyes = []

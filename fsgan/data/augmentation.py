@@ -114,7 +114,7 @@ def close_eyes(
     Args:
         face: Aligned crop, RGB uint8 (size, size, 3).
         masks: Its masks, uint8 (size, size, channels), eyes first.
-        opening: What is left between the lids, share in [0, 1].
+        opening: What is left between the lids, share in (0, 1].
         extent: Width of the crop in widths of the standard crop.
 
     Returns:
@@ -137,7 +137,7 @@ def close_eyes(
         height, width = 2 * np.sqrt(variances) - grown
         if height < 0.1 * width:
             continue  # closed already
-        across = axes[:, 1] * np.sign(axes[0, 1])
+        across = axes[:, 1] * np.copysign(1, axes[0, 1])
         turn = width * np.stack([across, (-across[1], across[0])], axis=1)
         left, top = np.maximum(centre - 2 * width, 0).astype(int)
         part = np.s_[top : top + int(4 * width) + 1, left : left + int(4 * width) + 1]
