@@ -5,8 +5,8 @@
     expression  (b, 8, 8, 2w) -> (b, 4), in training only
 
 No map is larger than 32x32 pixels: the encoder first folds blocks of k x k pixels into
-channels, k = R / 32, and the decoder unfolds them last. So 128 pixels cost little more
-than 64.
+channels, k = R / 32, and the decoder unfolds them last. So 128 pixels cost half as much
+again as 64, not four times.
 """
 
 import keras
@@ -23,8 +23,7 @@ def build_encoder(resolution: int, width: int, latent: int) -> keras.Model:
     Args:
         resolution: R, pixels, a multiple of 32.
         width: w, channels of the first map; deeper ones have more.
-        latent: Width of the bottleneck. A narrow one keeps identity out of it, a wide
-            one lets expression through: see `docs/quick.md`.
+        latent: Width of the bottleneck; `docs/quick.md` shows what it changes.
 
     Returns:
         Model "encoder": RGB (batch, R, R, 3) in [-1, 1] to (batch, 8, 8, 2w).

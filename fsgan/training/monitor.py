@@ -109,8 +109,8 @@ class TrainingLog:
 
         Raises:
             FloatingPointError: A loss is not a number or beyond 1e6, or the
-                reconstruction has exploded: for 100 iterations it was above 0.5, 1.5
-                times its best and what it was at first.
+                reconstruction, or face, has exploded: for 100 iterations it was above
+                0.5, 1.5 times its best and what it was at first.
         """
         self._iteration = iteration
         for name, value in losses.items():
@@ -180,8 +180,9 @@ def read_losses(model_dir: str | Path) -> dict[str, np.ndarray]:
     Returns:
         Column name -> float64 (n,): "iteration" and, each the mean of ten iterations
         and weighted as it enters the sum, what the model was trained for of
-        "discriminator", "adversarial", "reconstruction", "eyes", "edge", "mask",
-        "perceptual" and "cyclic", with "_a" and "_b"; NaN where a loss was not in use.
+        "discriminator", "adversarial", "reconstruction", "face", "alpha", "expression",
+        "eyes", "edge", "mask", "perceptual" and "cyclic", with "_a" and "_b"; NaN where
+        a loss was not in use.
 
     Raises:
         FileNotFoundError: The folder holds no losses.
