@@ -14,7 +14,7 @@ from fsgan.faces.geometry import (
     fit_similarity,
     intersection_over_union,
     invert,
-    read_standard_crops,
+    read_crops,
     recrop,
     transform_points,
     warp,
@@ -175,13 +175,13 @@ def test_standard_crops_are_read_from_folders_of_any_extent(tmp_path):
         '{"faces": [{"file": "0.png", "extent": 1.6}]}'
     )
     (tmp_path / "old" / "faces.json").write_text('{"faces": [{"file": "0.png"}]}')
-    new, *others = read_standard_crops(files)
+    new, *others = read_crops(files)
     np.testing.assert_array_equal(new, ramp[6:26, 6:26])
     for crop in others:
         np.testing.assert_array_equal(crop, ramp)
     (tmp_path / "old" / "faces.json").write_text("{")
     with pytest.raises(ValueError, match=r"faces.json is damaged: delete it"):
-        list(read_standard_crops(files))
+        list(read_crops(files))
 
 
 def test_pixel_centres_lie_on_whole_numbers():

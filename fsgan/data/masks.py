@@ -10,8 +10,8 @@ from tqdm.auto import tqdm
 
 from fsgan.data.extract import StageResult, check_square
 from fsgan.faces.geometry import (
-    MEAN_LANDMARKS,
     crop_matrix,
+    mean_landmarks,
     read_faces_record,
     recrop,
     transform_points,
@@ -128,7 +128,7 @@ def draw_masks(
     """
     size = len(crop)
     if landmarks is None:
-        landmarks = _mean_landmarks(size, extent)
+        landmarks = mean_landmarks(size, extent)
     mesh = _mesh(crop, landmarks)
     eyes = [mesh[LEFT_EYE], mesh[RIGHT_EYE]]
     # How far the eyes' hulls are grown, and all are blurred: faceswap-GAN v2.2 (2018).
@@ -175,11 +175,6 @@ def overlay(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return np.round(tinted).astype(np.uint8)
 
 
-def _mean_landmarks(size: int, extent: float) -> np.ndarray:
-    """The five points of the mean shape in pixels of a crop."""
-    return ((MEAN_LANDMARKS - 0.5) / extent + 0.5) * size - 0.5
-
-
 def _draw_hulls(
     contours: Sequence[np.ndarray], size: int, extent: float, grown: int
 ) -> np.ndarray:
@@ -199,7 +194,7 @@ def _draw_hulls(
 def _agreement(eyes: np.ndarray, extent: float) -> float:
     """How well an eye mask overlaps ellipses about the mean shape's eyes, in [0, 1]."""
     usual, side = np.zeros_like(eyes), len(eyes) / extent
-    for eye in _mean_landmarks(len(eyes), extent)[:2].tolist():
+    for eye in mean_landmarks(len(eyes), extent)[:2].tolist():
         cv2.ellipse(usual, (eye, (0.2 * side, 0.12 * side), 0), 255, cv2.FILLED)
     eyes, usual = eyes > 127, usual > 127
     return float((eyes & usual).sum() / (eyes | usual).sum())

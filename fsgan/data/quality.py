@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from fsgan.assets import render
 from fsgan.data.extract import check_square
-from fsgan.faces.geometry import read_faces_record, read_standard_crops
+from fsgan.faces.geometry import read_crops, read_faces_record
 from fsgan.faces.identity import OTHER_PERSON, embed, load_network
 from fsgan.faces.pose import estimate_head_pose
 from fsgan.media.images import (
@@ -169,7 +169,7 @@ def examine_folder(path: Path, settings: ExamineSettings) -> FolderReport:
     measured, thumbnails, duplicates = [], [], {}
     first_of: dict[bytes, str] = {}
     progress = tqdm(files, desc=f"Examining {path}", unit="face")
-    for file, image in zip(progress, read_standard_crops(files), strict=True):
+    for file, image in zip(progress, read_crops(files), strict=True):
         check_square(image.shape[1::-1], file)
         first = first_of.setdefault(hashlib.sha256(image).digest(), file.name)
         if first != file.name:
@@ -210,7 +210,7 @@ def examine_folder(path: Path, settings: ExamineSettings) -> FolderReport:
 
 def embed_files(files: list[Path]) -> np.ndarray:
     """Embeds the crops in n >= 1 files, float32 (n, 128), rows of length 1."""
-    crops = read_standard_crops(tqdm(files, desc="Recognizing", unit="face"))
+    crops = read_crops(tqdm(files, desc="Recognizing", unit="face"))
     return np.concatenate([embed([crop]) for crop in crops])
 
 

@@ -37,14 +37,12 @@ from fsgan.evaluation.metrics import (
 from fsgan.evaluation.results import Evaluation, FrameScores, worst_frames
 from fsgan.faces.geometry import (
     CROP_EXTENT,
-    read_standard_crops,
-    recorded_extents,
-    recrop,
+    read_crops,
 )
 from fsgan.faces.identity import embed
 from fsgan.faces.landmarks import LandmarkDetector
 from fsgan.faces.tracks import FaceTracks, follow_faces
-from fsgan.media.images import evenly, list_images, read_image
+from fsgan.media.images import evenly, list_images
 from fsgan.media.provenance import sidecar_path
 from fsgan.media.reader import VideoInfo, probe
 from fsgan.models.checkpoint import read_settings
@@ -123,7 +121,8 @@ def evaluate(
 
     found = _find_tracks(source, swapped, out_dir, settings, tracks, start, end)
     video = SwappedVideo(source, swapped, found, tracks, start, end)
-    comparison = measure_video(video, swapper, _CHOSEN, _read_wide(folders[target]))
+    wide = _read_crops(folders[target], CROP_EXTENT)
+    comparison = measure_video(video, swapper, _CHOSEN, wide)
     crops["swapped"] = [new for _, _, new in comparison.crops]
     figures = comparison.figures() | {
         "seconds": infos[1].duration,
@@ -264,18 +263,9 @@ def _find_tracks(
     return tracks
 
 
-def _read_crops(folder: str | Path) -> list[np.ndarray]:
+def _read_crops(folder: str | Path, extent: float = 1.0) -> list[np.ndarray]:
     """Up to 64 face crops of a folder, evenly chosen."""
-    return list(read_standard_crops(evenly(list_images(folder), _CHOSEN)))
-
-
-def _read_wide(folder: Path) -> list[np.ndarray]:
-    """The same faces with all that was stored around them, of extent `CROP_EXTENT`."""
-    extents = recorded_extents(folder)
-    return [
-        recrop(read_image(path), extents.get(path.name, 1.0), CROP_EXTENT)
-        for path in evenly(list_images(folder), _CHOSEN)
-    ]
+    return list(read_crops(evenly(list_images(folder), _CHOSEN), extent))
 
 
 def _sound_delay(video: SwappedVideo) -> float | None:

@@ -29,10 +29,10 @@ from fsgan.faces.detector import FaceDetector
 from fsgan.faces.geometry import (
     CROP_EXTENT,
     CROP_SIZE,
-    MEAN_LANDMARKS,
     Face,
     align,
     crop_matrix,
+    mean_landmarks,
     transform_points,
 )
 from fsgan.faces.mesh import OVAL, FaceMesh, eye_opening, mouth_opening
@@ -100,7 +100,7 @@ class RealFaces:
         size, looks, sharp = model.resolution, [], []
         self._faces: list[tuple[np.ndarray, np.ndarray]] = []
         for crop in crops:
-            five = ((MEAN_LANDMARKS - 0.5) / CROP_EXTENT + 0.5) * len(crop) - 0.5
+            five = mean_landmarks(len(crop), CROP_EXTENT)
             mesh, depth = fit.with_depth(crop, five)
             matrix = crop_matrix(five, size, model.coverage)
             picture, oval = align(crop, matrix, size), _oval(mesh, matrix, size)

@@ -118,9 +118,21 @@ def crop_matrix(
     Raises:
         ValueError: the landmarks coincide.
     """
-    shape = (MEAN_LANDMARKS - 0.5) / coverage + 0.5
+    return fit_similarity(landmarks, mean_landmarks(size, coverage))
+
+
+def mean_landmarks(size: int, extent: float = 1.0) -> np.ndarray:
+    """Says where the five points of the mean shape lie in a crop.
+
+    Args:
+        size: side of the crop in pixels.
+        extent: its width in widths of the standard crop.
+
+    Returns:
+        float64 (5, 2), (x, y) pixels of the crop.
+    """
     # A share s of the side lies at pixel s * size - 0.5: centres are whole numbers.
-    return fit_similarity(landmarks, shape * size - 0.5)
+    return ((MEAN_LANDMARKS - 0.5) / extent + 0.5) * size - 0.5
 
 
 def recrop(crop: np.ndarray, extent: float, wanted: float = 1.0) -> np.ndarray:
@@ -167,24 +179,13 @@ def read_faces_record(faces_dir: str | Path) -> list[dict]:
         ) from error
 
 
-def recorded_extents(faces_dir: str | Path) -> dict[str, float]:
-    """Reads the extent of each recorded crop of a folder, by name of its file.
+def read_crops(files: Iterable[Path], extent: float = 1.0) -> Iterator[np.ndarray]:
+    """Reads face crops, of whatever extent, and gives all of them one.
 
     Args:
-        faces_dir: the folder of crops; those that are not recorded have extent 1.
-
-    Raises:
-        ValueError: `faces.json` is damaged.
-    """
-    record = read_faces_record(faces_dir)
-    return {entry["file"]: entry.get("extent", 1.0) for entry in record}
-
-
-def read_standard_crops(files: Iterable[Path]) -> Iterator[np.ndarray]:
-    """Reads face crops, of whatever extent, and cuts the standard crops out of them.
-
-    Args:
-        files: crops in folders as of `fsgan.extract_faces`.
+        files: crops in folders as of `fsgan.extract_faces`; those that are not recorded
+            there are standard crops.
+        extent: as of `recrop`; the default is the standard crop.
 
     Yields:
         RGB uint8 (size, size, 3), sizes may differ.
@@ -193,12 +194,13 @@ def read_standard_crops(files: Iterable[Path]) -> Iterator[np.ndarray]:
         FileNotFoundError: a file is missing.
         ValueError: a file is no picture, or a `faces.json` is damaged.
     """
-    extents: dict[Path, dict[str, float]] = {}
+    records: dict[Path, dict[str, float]] = {}
     for file in files:
-        if file.parent not in extents:
-            extents[file.parent] = recorded_extents(file.parent)
-        extent = extents[file.parent].get(file.name, 1.0)
-        yield np.ascontiguousarray(recrop(read_image(file), extent))
+        if file.parent not in records:
+            entries = read_faces_record(file.parent)
+            records[file.parent] = {it["file"]: it.get("extent", 1.0) for it in entries}
+        stored = records[file.parent].get(file.name, 1.0)
+        yield np.ascontiguousarray(recrop(read_image(file), stored, extent))
 
 
 def invert(matrix: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from fsgan.faces.geometry import (
     CROP_SIZE,
     align,
     crop_matrix,
-    read_standard_crops,
+    read_crops,
     warp,
 )
 from fsgan.media.images import evenly, list_images, read_image
@@ -120,7 +120,7 @@ class Identity:
             if not Path(reference).is_dir():
                 return cls(embed([_face_of(reference)]))
             files = evenly(list_images(reference), _MAX_CROPS)
-            reference = list(read_standard_crops(files))
+            reference = list(read_crops(files))
         crops = evenly(reference, _MAX_CROPS)
         if not crops:
             raise ValueError("reference must hold at least one face crop, got none")
