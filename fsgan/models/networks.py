@@ -28,7 +28,6 @@ NORMS = {
     "none": layers.Identity,
 }
 RESOLUTIONS = {"v2.2": (64, 128, 256), "quick": (64, 96, 128)}
-QUICK_WIDTHS = {"standard": 64, "lite": 32}
 _CHOICES = {
     "network": tuple(RESOLUTIONS),
     "capacity": tuple(DIVISORS),
@@ -106,6 +105,11 @@ class ModelConfig:
         return self.latent or self._default_width
 
     @property
+    def quick_width(self) -> int:
+        """Channels of the first map of "quick"."""
+        return 64 // DIVISORS[self.capacity]
+
+    @property
     def sides(self) -> tuple[str, ...]:
         """Names of the persons, "a" and "b", as many as there are."""
         return ("a", "b")[: self.people]
@@ -130,8 +134,7 @@ def build_networks(config: ModelConfig) -> dict[str, keras.Model]:
         for side in config.sides:
             networks[f"discriminator_{side}"] = build_discriminator(config)
     if config.network == "quick":
-        width = QUICK_WIDTHS[config.capacity]
-        networks["expression"] = quick.build_expression(width)
+        networks["expression"] = quick.build_expression(config.quick_width)
     return networks
 
 
@@ -142,8 +145,8 @@ def build_encoder(config: ModelConfig) -> keras.Model:
         Model "encoder": RGB (batch, R, R, 3) in [-1, 1] to (batch, 8, 8, 512/c).
     """
     if config.network == "quick":
-        width = QUICK_WIDTHS[config.capacity]
-        return quick.build_encoder(config.resolution, width, config.latent_width)
+        latent = config.latent_width
+        return quick.build_encoder(config.resolution, config.quick_width, latent)
     c, norm = DIVISORS[config.capacity], config.norm
     image = keras.Input((config.resolution, config.resolution, 3))  # (b, R, R, 3)
     x = layers.Conv2D(64 // c, 5, padding="same", use_bias=False)(image)
@@ -173,7 +176,7 @@ def build_decoder(config: ModelConfig) -> keras.Model:
         at 256.
     """
     if config.network == "quick":
-        return quick.build_decoder(config.resolution, QUICK_WIDTHS[config.capacity])
+        return quick.build_decoder(config.resolution, config.quick_width)
     c = DIVISORS[config.capacity]
     latent = keras.Input((8, 8, 512 // c))  # (b, 8, 8, 512/c)
     x = upscale(latent, 256 // c, config)  # (b, 16, 16, 256/c)

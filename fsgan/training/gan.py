@@ -453,7 +453,8 @@ _UPDATES = ("fused", "separate")
 
 def _list_parts(config: ModelConfig, updates: str) -> dict[str, list[str]]:
     """Lists the networks that each optimizer updates, by name."""
-    shared = ["encoder", "expression"][: 1 + (config.network == "quick")]
+    quick = config.network == "quick"
+    shared = ["encoder", "expression"] if quick else ["encoder"]
     decoders = [f"decoder_{side}" for side in config.sides]
     discriminators = [f"discriminator_{side}" for side in config.sides]
     if updates == "fused":
