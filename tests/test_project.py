@@ -172,8 +172,8 @@ def test_a_public_name_takes_the_arguments_it_took(name):
 def test_the_package_is_small():
     modules = list((ROOT / "fsgan").rglob("*.py"))
     lines = sum(len(path.read_text().splitlines()) for path in modules)
-    assert len(modules) <= 59
-    assert lines <= 14_400
+    assert len(modules) <= 61
+    assert lines <= 14_900
 
 
 def test_converting_loads_neither_training_nor_keras():
