@@ -1,28 +1,49 @@
-"""What settings, and files that are read back, may hold: told by their annotations.
+"""What arguments, settings and files that are read back may hold, by their annotations.
 
 A range stands with the type: ``Annotated[FiniteFloat, Field(ge=0, le=1)]``. Types are
 strict: a whole number is a float, but no text is a number and no number a bool.
 """
 
-from dataclasses import fields
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
+from inspect import signature
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+
+Function = TypeVar("Function", bound=Callable)
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+AtLeastZero = Annotated[FiniteFloat, Field(ge=0)]
+AboveZero = Annotated[FiniteFloat, Field(gt=0)]
 
 _LONGEST = 80  # characters of a wrong value that are shown
 
 
-def check_settings(settings: Any) -> None:
-    """Checks the values of a dataclass by the annotations of its fields.
+def checked(what: Function) -> Function:
+    """Decorates a function, or a dataclass: checks its arguments by their annotations.
 
-    Raises:
-        ValueError: A value is not what its annotation says: which, and what it may be.
+    Its signature keeps the types alone, so that help stays readable. A wrong argument
+    is a `ValueError` in a sentence: which, what it may be and what it is.
     """
-    kinds = get_type_hints(type(settings), include_extras=True)
-    for field in fields(settings):
-        check(field.name, getattr(settings, field.name), kinds[field.name])
+    if isinstance(what, type):
+        what.__init__ = checked(what.__init__)
+        return what
+    kinds = get_type_hints(what, include_extras=True)
+    names = list(signature(what).parameters)
+    what.__annotations__ = get_type_hints(what)
+
+    @wraps(what)
+    def checking(*arguments: Any, **named: Any) -> Any:
+        for name, value in [*zip(names, arguments, strict=False), *named.items()]:
+            if name in kinds:
+                check(name, value, kinds[name])
+        return what(*arguments, **named)
+
+    return checking
 
 
 def check(name: str, value: Any, kind: Any) -> None:
@@ -69,7 +90,12 @@ def read_json(path: Path, kind: Any, remedy: str) -> Any:
         raise ValueError(f"{path} is damaged ({_short(what)}): {remedy}") from error
 
 
-_adapter = cache(TypeAdapter)
+@cache
+def _adapter(kind: Any) -> TypeAdapter:
+    try:
+        return TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticUserError:  # a dataclass or TypedDict, which has a config of its own
+        return TypeAdapter(kind)
 
 
 def _accepted(error: ValidationError) -> str:

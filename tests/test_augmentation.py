@@ -415,18 +415,18 @@ def test_same_generator_gives_the_same_sample(face, partners):
 @pytest.mark.parametrize(
     ("field", "value", "accepted"),
     [
-        ("rotation", 181, "0 to 180"),
-        ("zoom", 1, "0 to 0.9"),
-        ("shift", -0.1, "0 to 1"),
-        ("flip", 1.5, "0 to 1"),
-        ("color_match", float("nan"), "0 to 1"),
-        ("motion_blur", None, "0 to 1"),
-        ("unwarped", 2, "0 to 1"),
-        ("blink", -1, "0 to 1"),
+        ("rotation", 181, "less than or equal to 180"),
+        ("zoom", 1, "less than or equal to 0.9"),
+        ("shift", -0.1, "greater than or equal to 0"),
+        ("flip", 1.5, "less than or equal to 1"),
+        ("color_match", float("nan"), "a finite number"),
+        ("motion_blur", None, "a valid number"),
+        ("unwarped", True, "a valid number"),
+        ("blink", -1, "greater than or equal to 0"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(field, value, accepted):
-    with pytest.raises(ValueError, match=f"{field} must be .* {accepted}, got {value}"):
+    with pytest.raises(ValueError, match=f"{field} must be {accepted}, got {value}"):
         AugmentationSettings(**{field: value})
 
 

@@ -403,10 +403,10 @@ def test_cyclic_loss_is_the_original_one(golden):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"edge": -0.1}, "edge must be finite and at least 0, got -0.1"),
-        ({"eyes": float("inf")}, "eyes must be finite and at least 0, got inf"),
-        ({"hinge": float("nan")}, "hinge must be finite and at least 0, got nan"),
-        ({"edge": "ten"}, "edge must be finite and at least 0, got 'ten'"),
+        ({"edge": -0.1}, "edge must be greater than or equal to 0, got -0.1"),
+        ({"eyes": float("inf")}, "eyes must be a finite number, got inf"),
+        ({"hinge": float("nan")}, "hinge must be a finite number, got nan"),
+        ({"edge": "ten"}, "edge must be a valid number, got 'ten'"),
     ],
 )
 def test_weights_refuse_what_is_no_weight(settings, message):

@@ -1,5 +1,6 @@
 """Faces with known faults are found; folders of known measures get their advice."""
 
+import math
 import shutil
 import tracemalloc
 from dataclasses import replace
@@ -236,11 +237,18 @@ def test_what_is_no_crop_is_refused(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ({"blur": 0}, "blur must be above 0, got 0"),
-        ({"outlier": -1}, "outlier must be above 0, got -1"),
-        ({"min_confidence": 1.5}, r"min_confidence must be in \[0, 1\], got 1.5"),
-        ({"min_size": -1}, "min_size must be at least 0, got -1"),
-        ({"near_duplicate": -2}, "near_duplicate must be at least 0, got -2"),
+        ({"blur": 0}, "blur must be greater than 0, got 0"),
+        ({"blur": math.inf}, "blur must be a finite number, got inf"),
+        ({"outlier": -1}, "outlier must be greater than 0, got -1"),
+        (
+            {"min_confidence": 1.5},
+            "min_confidence must be less than or equal to 1, got 1.5",
+        ),
+        ({"min_size": -1}, "min_size must be greater than or equal to 0, got -1"),
+        (
+            {"near_duplicate": -2},
+            "near_duplicate must be greater than or equal to 0, got -2",
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused(setting, sentence):

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -184,22 +185,35 @@ def test_of_two_faces_the_larger_is_in_front(gray_model, portrait, face):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"direction": "BtoB"}, r"direction must be one of \('AtoB', 'BtoA'\), got"),
-        ({"color": "yuv"}, "color must be one of .*'hist_match'.*, got 'yuv'"),
-        ({"blend": "add"}, "blend must be one of .*'poisson'.*, got 'add'"),
-        ({"engine": "steam"}, "engine must be one of .*'auto'.*, got 'steam'"),
-        ({"color_smoothing": 1}, r"color_smoothing must be in \[0, 1\), got 1"),
-        ({"sharpen": -1}, "sharpen must be at least 0, got -1"),
-        ({"enhance": -1}, "enhance must be at least 0, got -1"),
+        ({"direction": "BtoB"}, "direction must be 'AtoB' or 'BtoA', got"),
+        ({"color": "yuv"}, "color must be .*'hist_match', got 'yuv'"),
+        ({"blend": "add"}, "blend must be .*'poisson'.*, got 'add'"),
+        ({"engine": "steam"}, "engine must be .*'auto'.*, got 'steam'"),
+        ({"color_smoothing": 1}, "color_smoothing must be less than 1, got 1"),
+        ({"sharpen": -1}, "sharpen must be greater than or equal to 0, got -1"),
+        ({"enhance": -1}, "enhance must be greater than or equal to 0, got -1"),
         ({"certificate": "me.pem"}, "certificate and private_key must be given"),
-        ({"layout": 4}, r"layout must be one of \(1, 2, 3\), got 4"),
-        ({"min_alpha": 1.5}, r"min_alpha must be in \[0, 1\], got 1.5"),
-        ({"feather": 0}, "feather must be in"),
-        ({"search_every": 0}, "search_every must be at least 1, got 0"),
-        ({"crf": 52}, "crf must be in 0..51, got 52"),
-        ({"min_face": 10}, "min_face must be at least 20 pixels, got 10"),
-        ({"min_confidence": 0.5}, "min_confidence must be in"),
-        ({"smoothing": 0}, "smoothing must be above 0, or None, got 0"),
+        ({"layout": True}, "layout must be a valid integer, got True"),
+        ({"layout": 4}, "layout must be less than or equal to 3, got 4"),
+        ({"min_alpha": 1.5}, "min_alpha must be less than or equal to 1, got 1.5"),
+        ({"feather": 0}, "feather must be greater than 0, got 0"),
+        ({"search_every": 0}, "search_every must be greater than or equal to 1, got 0"),
+        ({"search_every": 1.5}, "search_every must be a valid integer, got 1.5"),
+        ({"sharpen": math.inf}, "sharpen must be a finite number, got inf"),
+        ({"enhance": math.inf}, "enhance must be a finite number, got inf"),
+        ({"smoothing": math.inf}, "smoothing must be a finite number, got inf"),
+        ({"min_face": math.inf}, "min_face must be a finite number, got inf"),
+        *[
+            ({name: 1}, f"{name} must be a valid boolean, got 1")
+            for name in ("layers", "lossless", "mark", "label")
+        ],
+        ({"crf": 52}, "crf must be less than or equal to 51, got 52"),
+        ({"min_face": 10}, "min_face must be greater than or equal to 20, got 10"),
+        (
+            {"min_confidence": 0.5},
+            "min_confidence must be greater than or equal to 0.7",
+        ),
+        ({"smoothing": 0}, "smoothing must be greater than 0, got 0"),
     ],
 )
 def test_wrong_settings_are_named(setting, message):

@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import sys
 from dataclasses import replace
@@ -487,15 +488,22 @@ def test_masks_beside_the_faces_are_found(faces, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"iterations": 0}, "iterations must be a whole number >= 1, got 0"),
-        ({"batch_size": -1}, "batch_size must be a whole number >= 1, got -1"),
-        ({"batch_size": 2.5}, "batch_size must be a whole number >= 1, got 2.5"),
-        ({"learning_rate": 0}, "learning_rate must be above 0, got 0"),
-        ({"seed": -1}, "seed must be a whole number >= 0, got -1"),
-        ({"validation": 1}, r"validation must be in \[0, 1\), got 1"),
-        ({"perceptual": True}, "perceptual must be one of auto, required, off"),
-        ({"updates": "both"}, "updates must be one of fused, separate, got 'both'"),
-        ({"precision": "half"}, "precision must be one of auto, float32, bfloat16"),
+        ({"iterations": 0}, "iterations must be greater than or equal to 1, got 0"),
+        ({"batch_size": -1}, "batch_size must be greater than or equal to 1, got -1"),
+        ({"batch_size": 2.5}, "batch_size must be a valid integer, got 2.5"),
+        ({"batch_size": 10**9}, "batch_size must be less than or equal to 4096"),
+        ({"learning_rate": math.inf}, "learning_rate must be a finite number, got inf"),
+        ({"swap_decoders": "no"}, "swap_decoders must be a valid boolean, got 'no'"),
+        ({"losses": None}, "losses must be an instance of LossWeights, got None"),
+        ({"learning_rate": 0}, "learning_rate must be greater than 0, got 0"),
+        ({"seed": -1}, "seed must be greater than or equal to 0, got -1"),
+        ({"validation": 1}, "validation must be less than 1, got 1"),
+        (
+            {"perceptual": True},
+            "perceptual must be 'auto', 'required' or 'off', got True",
+        ),
+        ({"updates": "both"}, "updates must be 'fused' or 'separate', got 'both'"),
+        ({"precision": "half"}, "precision must be 'auto', 'float32' or 'bfloat16'"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):

@@ -1,13 +1,16 @@
 from dataclasses import dataclass, replace
+from inspect import signature
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
-from fsgan.validation import check, check_settings, read_json
+from fsgan.validation import AboveZero, check, checked, read_json
 
 
+@checked
 @dataclass(frozen=True)
 class Settings:
     share: Annotated[FiniteFloat, Field(ge=0, le=1)] = 0
@@ -15,9 +18,6 @@ class Settings:
     kind: Literal["one", "two"] = "one"
     count: Annotated[int, Field(ge=1)] = 1
     loud: bool = True
-
-    def __post_init__(self):
-        check_settings(self)
 
 
 class Record(TypedDict):
@@ -46,6 +46,24 @@ def test_wrong_settings_are_named(name, value, sentence):
     with pytest.raises(ValueError) as error:
         replace(Settings(), **{name: value})
     assert str(error.value) == sentence
+
+
+def test_arguments_are_checked_and_help_shows_types_alone():
+    @checked
+    def stage(source: str | Path, *, seconds: AboveZero | None = None) -> str:
+        return f"{source}, {seconds}"
+
+    assert stage("a", seconds=2) == "a, 2"
+    with pytest.raises(ValueError, match=r"^seconds must be greater than 0, got -1$"):
+        stage("a", seconds=-1)
+    with pytest.raises(ValueError, match="source must be a valid string or an inst"):
+        stage(None)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'minutes'"):
+        stage("a", minutes=2)
+    assert str(signature(stage)) == (
+        "(source: str | pathlib.Path, *, seconds: Optional[float] = None) -> str"
+    )
+    assert "share: float = 0" in str(signature(Settings))
 
 
 def test_a_long_value_is_shortened():

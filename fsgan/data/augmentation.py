@@ -7,11 +7,15 @@ where the functions that touch pixels convert. A crop of another extent has the 
 middle and is `extent * 256` units wide.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
+from pydantic import Field, FiniteFloat
 from scipy import ndimage
+
+from fsgan.validation import Share, checked
 
 CROP = 256  # side of a standard crop in crop units
 GRID = 5  # nodes along a side of the warp's grid
@@ -25,6 +29,7 @@ COLOR_BORDER = 60  # crop units cut from each side before colours are measured
 BLUR_SIZES = (5, 7, 9, 11)  # length of the motion blur, pixels of the network's image
 
 
+@checked
 @dataclass(frozen=True)
 class AugmentationSettings:
     """How much training faces are varied.
@@ -40,25 +45,14 @@ class AugmentationSettings:
         unwarped: probability that the input is not distorted: what should come out.
     """
 
-    rotation: float = 10.0
-    zoom: float = 0.1
-    shift: float = 0.05
-    flip: float = 0.5
-    color_match: float = 0.5
-    motion_blur: float = 0.0
-    blink: float = 0.0
-    unwarped: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuses values out of range."""
-        accepted = {"rotation": (0, 180), "zoom": (0, 0.9)}
-        for field in fields(self):
-            low, high = accepted.get(field.name, (0, 1))
-            value = getattr(self, field.name)
-            if not (isinstance(value, (int, float)) and low <= value <= high):
-                raise ValueError(
-                    f"{field.name} must be a number from {low} to {high}, got {value!r}"
-                )
+    rotation: Annotated[FiniteFloat, Field(ge=0, le=180)] = 10.0
+    zoom: Annotated[FiniteFloat, Field(ge=0, le=0.9)] = 0.1
+    shift: Share = 0.05
+    flip: Share = 0.5
+    color_match: Share = 0.5
+    motion_blur: Share = 0.0
+    blink: Share = 0.0
+    unwarped: Share = 0.0
 
 
 def match_colors(

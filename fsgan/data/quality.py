@@ -25,6 +25,7 @@ from fsgan.media.images import (
     rasterize,
     read_image,
 )
+from fsgan.validation import AboveZero, AtLeastZero, Share, checked
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ _PANELS = {
 }
 
 
+@checked
 @dataclass(frozen=True)
 class ExamineSettings:
     """What is rejected. The limits are careful: of good footage, hardly a face is.
@@ -64,24 +66,12 @@ class ExamineSettings:
         reject_near_duplicates: whether all but the first of those are rejected.
     """
 
-    blur: float = 4.0
-    outlier: float = 1.0
-    min_confidence: float = 0.0
-    min_size: float = 0.0
-    near_duplicate: float = 2.0
+    blur: AboveZero = 4.0
+    outlier: AboveZero = 1.0
+    min_confidence: Share = 0.0
+    min_size: AtLeastZero = 0.0
+    near_duplicate: AtLeastZero = 2.0
     reject_near_duplicates: bool = False
-
-    def __post_init__(self) -> None:
-        """Checks the values."""
-        for name, valid, rule in (
-            ("blur", self.blur > 0, "above 0"),
-            ("outlier", self.outlier > 0, "above 0"),
-            ("min_confidence", 0 <= self.min_confidence <= 1, "in [0, 1]"),
-            ("min_size", self.min_size >= 0, "at least 0"),
-            ("near_duplicate", self.near_duplicate >= 0, "at least 0"),
-        ):
-            if not valid:
-                raise ValueError(f"{name} must be {rule}, got {getattr(self, name)}")
 
 
 DoctorSettings = ExamineSettings

@@ -12,13 +12,16 @@ Convolutional Networks", 2016; rounding and thresholds as in faceswap-GAN v2.2.
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from typing import Annotated
 
 import cv2
 import numpy as np
+from pydantic import Field, FiniteFloat
 from scipy.special import expit
 
 from fsgan.assets import asset
 from fsgan.faces.geometry import Face, intersection_over_union
+from fsgan.validation import checked
 
 # The search starts a little below the smallest face: none is lost to rounding.
 _SEARCH_MARGIN = 1.2
@@ -31,6 +34,9 @@ _PROPOSED, _REFINED, _FINAL = 0.6, 0.7, 0.7  # smallest scores of the three netw
 _GRAY = (127.5, 127.5, 127.5)  # zero to the networks
 _MAX_MULTIPLE = 4  # of the side of a patch, cut out before it is averaged
 
+MinFace = Annotated[FiniteFloat, Field(ge=20)]
+MinConfidence = Annotated[FiniteFloat, Field(ge=_FINAL, le=1)]
+
 
 class FaceDetector:
     """Finds faces and their five points with MTCNN.
@@ -38,7 +44,10 @@ class FaceDetector:
     The networks are loaded with the first frame. A detector serves one thread.
     """
 
-    def __init__(self, min_face: float = 30, min_confidence: float = 0.9) -> None:
+    @checked
+    def __init__(
+        self, min_face: MinFace = 30, min_confidence: MinConfidence = 0.9
+    ) -> None:
         """Sets the thresholds.
 
         Args:
@@ -49,12 +58,6 @@ class FaceDetector:
         Raises:
             ValueError: a threshold is out of its range.
         """
-        if not min_face >= 20:
-            raise ValueError(f"min_face must be at least 20 pixels, got {min_face}")
-        if not _FINAL <= min_confidence <= 1:
-            raise ValueError(
-                f"min_confidence must be in [{_FINAL}, 1], got {min_confidence}"
-            )
         self.min_face = min_face
         self.min_confidence = min_confidence
 

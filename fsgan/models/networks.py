@@ -12,12 +12,15 @@ These are the networks of faceswap-GAN v2.2; `fsgan.models.quick` holds the lean
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated, Literal
 
 import keras
 from keras import KerasTensor, layers, ops
+from pydantic import Field, FiniteFloat
 
 from fsgan.models import quick
 from fsgan.models.layers import ICNR, WEIGHT_DECAY, SampleNormalization, SelfAttention
+from fsgan.validation import check, checked
 
 DIVISORS = {"standard": 1, "lite": 2}
 NORMS = {
@@ -28,17 +31,9 @@ NORMS = {
     "none": layers.Identity,
 }
 RESOLUTIONS = {"v2.2": (64, 128, 256), "quick": (64, 96, 128)}
-_CHOICES = {
-    "network": tuple(RESOLUTIONS),
-    "capacity": tuple(DIVISORS),
-    "norm": tuple(NORMS),
-    "attention": (True, False),
-    "mask": (True, False),
-    "discriminators": (True, False),
-    "people": (1, 2),
-}
 
 
+@checked
 @dataclass(frozen=True)
 class ModelConfig:
     """Describes a model: its networks, and what they see of a face.
@@ -65,38 +60,25 @@ class ModelConfig:
     """
 
     resolution: int = 64
-    capacity: str = "standard"
-    norm: str = "instancenorm"
+    capacity: Literal[*DIVISORS] = "standard"
+    norm: Literal[*NORMS] = "instancenorm"
     attention: bool = True
     mask: bool = True
     discriminators: bool = True
-    people: int = 2
-    latent: int | None = None
-    coverage: float = 0.8
-    network: str = "v2.2"
+    people: Annotated[int, Field(ge=1, le=2)] = 2
+    latent: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    coverage: Annotated[FiniteFloat, Field(ge=0.1, le=1.6)] = 0.8
+    network: Literal[*RESOLUTIONS] = "v2.2"
 
     def __post_init__(self) -> None:
-        """Refuses what no network can be built from."""
-        choices_of = _CHOICES | {"resolution": RESOLUTIONS.get(self.network, ())}
+        """Refuses what does not go together."""
+        check("resolution", self.resolution, Literal[*RESOLUTIONS[self.network]])
         if self.network == "quick":
-            choices_of |= {"norm": ("none",), "attention": (False,), "mask": (True,)}
-        for field, choices in choices_of.items():
-            value = getattr(self, field)
-            if type(value) is not type(choices[0]) or value not in choices:
-                *others, last = map(repr, choices)
-                accepted = f"{', '.join(others)} or {last}" if others else last
-                raise ValueError(f"{field} must be {accepted}, got {value!r}")
-        latent, coverage = self.latent, self.coverage
-        if latent is not None and not (type(latent) is int and latent >= 1):
-            raise ValueError(
-                f"latent must be a whole number >= 1 or None, got {latent!r}"
-            )
-        if not (isinstance(coverage, int | float) and 0.1 <= coverage <= 1.6):
-            raise ValueError(
-                f"coverage must be a number from 0.1 to 1.6, got {coverage!r}"
-            )
+            check("norm", self.norm, Literal["none"])
+            check("attention", self.attention, Literal[False])
+            check("mask", self.mask, Literal[True])
         # Older checkpoints hold the default as a number; they are the same model.
-        if latent == self._default_width:
+        if self.latent == self._default_width:
             object.__setattr__(self, "latent", None)
 
     @property

@@ -4,8 +4,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import keras
+
+from fsgan.validation import check
 
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}  # of Keras
 _SIGNS_OF_NO_MEMORY = "resource_exhausted|out of memory|oom when|can't allocate"
@@ -21,9 +24,7 @@ def computing_in(precision: str) -> Iterator[None]:
     Raises:
         ValueError: The precision is neither.
     """
-    if precision not in _POLICIES:
-        choices = " or ".join(map(repr, _POLICIES))
-        raise ValueError(f"precision must be {choices}, got {precision!r}")
+    check("precision", precision, Literal[*_POLICIES])
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(_POLICIES[precision])
     try:

@@ -8,7 +8,6 @@ import numpy as np
 from fsgan.faces.geometry import invert, transform_points, warp
 
 BLEND_METHODS = ("alpha", "poisson", "multiband")
-LAYOUTS = (1, 2, 3)
 
 
 class Layer(NamedTuple):

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field, FiniteFloat
 
-from fsgan.faces.detector import FaceDetector
+from fsgan.faces.detector import FaceDetector, MinConfidence, MinFace
 from fsgan.faces.geometry import Face, align, crop_matrix
 from fsgan.faces.tracking import FaceTracker
 from fsgan.media.prefetch import prefetch_map
@@ -15,7 +16,6 @@ from fsgan.media.provenance import draw_label
 from fsgan.swap.color import COLOR_METHODS, ColorMatcher
 from fsgan.swap.compositing import (
     BLEND_METHODS,
-    LAYOUTS,
     Layer,
     blend,
     enhance,
@@ -24,19 +24,13 @@ from fsgan.swap.compositing import (
     place,
     sharpen,
 )
+from fsgan.validation import AboveZero, AtLeastZero, Count, Share, checked
 
 DIRECTIONS = {"AtoB": "b", "BtoA": "a"}  # -> whose face is generated
 ENGINES = ("auto", "bfloat16", "mixed", "float32", "keras")
 
-_CHOICES = {
-    "direction": tuple(DIRECTIONS),
-    "color": COLOR_METHODS,
-    "blend": BLEND_METHODS,
-    "layout": LAYOUTS,
-    "engine": ENGINES,
-}
 
-
+@checked
 @dataclass(frozen=True)
 class ConvertSettings:
     """How faces are found, generated and put back, and what is written.
@@ -66,51 +60,32 @@ class ConvertSettings:
         engine: how faces are generated, as of `FaceGenerator`.
     """
 
-    direction: str = "AtoB"
-    color: str = "hist_match"
-    color_smoothing: float = 0.8
-    blend: str = "alpha"
-    min_alpha: float = 0.0
-    feather: float | None = None
-    sharpen: float = 0.0
-    enhance: float = 0.0
-    smoothing: float | None = 0.03
-    min_face: float = 35
-    min_confidence: float = 0.8
-    search_every: int = 5
-    layout: int = 1
+    direction: Literal[*DIRECTIONS] = "AtoB"
+    color: Literal[*COLOR_METHODS] = "hist_match"
+    color_smoothing: Annotated[FiniteFloat, Field(ge=0, lt=1)] = 0.8
+    blend: Literal[*BLEND_METHODS] = "alpha"
+    min_alpha: Share = 0.0
+    feather: Annotated[FiniteFloat, Field(gt=0, le=0.5)] | None = None
+    sharpen: AtLeastZero = 0.0
+    enhance: AtLeastZero = 0.0
+    smoothing: AboveZero | None = 0.03
+    min_face: MinFace = 35
+    min_confidence: MinConfidence = 0.8
+    search_every: Count = 5
+    layout: Annotated[int, Field(ge=1, le=3)] = 1
     layers: bool = False
-    crf: int = 18
+    crf: Annotated[int, Field(ge=0, le=51)] = 18
     lossless: bool = False
     mark: bool = True
     label: bool = False
     certificate: str | None = None
     private_key: str | None = None
-    engine: str = "auto"
+    engine: Literal[*ENGINES] = "auto"
 
     def __post_init__(self) -> None:
-        """Checks names and ranges."""
-        smoothing = 1 if self.smoothing is None else self.smoothing
-        feather = self.feather
-        checks = {
-            "min_alpha": (0 <= self.min_alpha <= 1, "in [0, 1]"),
-            "feather": (feather is None or 0 < feather <= 0.5, "in (0, 0.5], or None"),
-            "color_smoothing": (0 <= self.color_smoothing < 1, "in [0, 1)"),
-            "sharpen": (self.sharpen >= 0, "at least 0"),
-            "enhance": (self.enhance >= 0, "at least 0"),
-            "crf": (self.crf in range(52), "in 0..51"),
-            "search_every": (self.search_every >= 1, "at least 1"),
-            "smoothing": (smoothing > 0, "above 0, or None"),
-        }
-        for name, choices in _CHOICES.items():
-            checks[name] = (getattr(self, name) in choices, f"one of {choices}")
-        for name, (right, accepted) in checks.items():
-            if not right:
-                value = getattr(self, name)
-                raise ValueError(f"{name} must be {accepted}, got {value!r}")
+        """Checks what goes together."""
         if (self.certificate is None) != (self.private_key is None):
             raise ValueError("certificate and private_key must be given together")
-        FaceDetector(self.min_face, self.min_confidence)  # checks these
 
 
 class Swapped(NamedTuple):

@@ -1,11 +1,11 @@
 """The model that trains: forward, losses, gradients, update, logs."""
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import keras
 import numpy as np
@@ -33,8 +33,11 @@ from fsgan.training.losses import (
     reconstruction_loss,
     relativistic_lsgan_loss,
 )
+from fsgan.validation import checked
 
 Loss = tuple[Tensor, dict[str, Tensor]]  # the sum to minimise, and its terms by name
+AdversarialLoss = Literal["mixup_lsgan", "relativistic_avg_lsgan"]
+Updates = Literal["fused", "separate"]
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ class FaceSwapGAN:
         batches_per_step: Batches that one update takes, 1 or, separate, 2.
     """
 
+    @checked
     def __init__(
         self,
         config: ModelConfig,
@@ -109,8 +113,8 @@ class FaceSwapGAN:
         learning_rate: float = 1e-4,
         seed: int = 0,
         *,
-        adversarial_loss: str = "mixup_lsgan",
-        updates: str = "fused",
+        adversarial_loss: AdversarialLoss = "mixup_lsgan",
+        updates: Updates = "fused",
         precision: str = "float32",
         vggface: keras.Model | None = None,
     ) -> None:
@@ -134,8 +138,6 @@ class FaceSwapGAN:
         Raises:
             ValueError: An option is none of these, or the backend cannot train.
         """
-        _check("adversarial_loss", adversarial_loss, _ADVERSARIAL_LOSSES)
-        _check("updates", updates, _UPDATES)
         self.config = config
         self.iteration = 0
         self.decoders_swapped = False
@@ -447,10 +449,6 @@ class FaceSwapGAN:
         return variables + list(self.scheduled.values())
 
 
-_ADVERSARIAL_LOSSES = ("mixup_lsgan", "relativistic_avg_lsgan")
-_UPDATES = ("fused", "separate")
-
-
 def _list_parts(config: ModelConfig, updates: str) -> dict[str, list[str]]:
     """Lists the networks that each optimizer updates, by name."""
     quick = config.network == "quick"
@@ -476,10 +474,3 @@ def _initializers_seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         random.setstate(state)
-
-
-def _check(name: str, value: str, accepted: Iterable[str]) -> None:
-    """Refuses an unknown option."""
-    if value not in accepted:
-        choices = " or ".join(map(repr, accepted))
-        raise ValueError(f"{name} must be {choices}, got {value!r}")

@@ -5,22 +5,22 @@ Images are RGB in [-1, 1], (b, h, w, 3); alpha and each mask are in [0, 1], (b, 
 the sum are those of `LossWeights`.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from numbers import Real
+from dataclasses import dataclass
 
 import numpy as np
 from keras import KerasTensor as Tensor
 from keras import ops
 
 from fsgan.models.layers import legacy_resize, normalize_sample
+from fsgan.validation import AtLeastZero, checked
 
 EXPRESSION_MEAN = np.array([0.054, 0.059, 0.0, -0.19], np.float32)
 EXPRESSION_SPREAD = np.array([0.005, 0.012, 0.03, 0.012], np.float32)
 """Of eyes, mouth, yaw and pitch, measured on two people's faces; see `expression`."""
 
 
+@checked
 @dataclass(frozen=True)
 class LossWeights:
     """Says how much each loss counts in the generator's sum.
@@ -44,27 +44,18 @@ class LossWeights:
         ValueError: A weight is not a finite number of at least 0.
     """
 
-    adversarial: float = 0.1
-    reconstruction: float = 1.0
-    eyes: float = 30.0
-    edge: float = 0.1
-    perceptual: float = 1.0
-    cyclic: float = 0.0
-    sparsity: float = 0.01
-    hinge: float = 0.1
-    total_variation: float = 0.1
-    face: float = 0.0
-    alpha: float = 0.0
-    expression: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuses weights that no sum can use."""
-        for field in fields(self):
-            weight = getattr(self, field.name)
-            if not (isinstance(weight, Real) and 0 <= weight < math.inf):
-                raise ValueError(
-                    f"{field.name} must be finite and at least 0, got {weight!r}"
-                )
+    adversarial: AtLeastZero = 0.1
+    reconstruction: AtLeastZero = 1.0
+    eyes: AtLeastZero = 30.0
+    edge: AtLeastZero = 0.1
+    perceptual: AtLeastZero = 1.0
+    cyclic: AtLeastZero = 0.0
+    sparsity: AtLeastZero = 0.01
+    hinge: AtLeastZero = 0.1
+    total_variation: AtLeastZero = 0.1
+    face: AtLeastZero = 0.0
+    alpha: AtLeastZero = 0.0
+    expression: AtLeastZero = 0.0
 
 
 def reconstruction_loss(

@@ -9,13 +9,18 @@ and come out as B.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field, FiniteFloat
 
 from fsgan.data.augmentation import AugmentationSettings
 from fsgan.models.networks import ModelConfig
+from fsgan.training.gan import AdversarialLoss, Updates
 from fsgan.training.losses import LossWeights
+from fsgan.validation import AboveZero, Count, checked
 
 
+@checked
 @dataclass(frozen=True)
 class TrainSettings:
     """How long and how a model is trained.
@@ -41,46 +46,21 @@ class TrainSettings:
         ValueError: A value is out of its range.
     """
 
-    iterations: int = 40_000
-    batch_size: int = 8
-    learning_rate: float = 1e-4
-    adversarial_loss: str = "mixup_lsgan"
-    perceptual: str = "auto"
+    iterations: Count = 40_000
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
+    learning_rate: AboveZero = 1e-4
+    adversarial_loss: AdversarialLoss = "mixup_lsgan"
+    perceptual: Literal["auto", "required", "off"] = "auto"
     swap_decoders: bool = True
-    updates: str = "fused"
-    precision: str = "auto"
-    validation: float = 0.05
-    preview_every: int = 300
-    backup_every: int = 5_000
-    keep: int = 2
-    seed: int = 0
+    updates: Updates = "fused"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    validation: Annotated[FiniteFloat, Field(ge=0, lt=1)] = 0.05
+    preview_every: Count = 300
+    backup_every: Count = 5_000
+    keep: Count = 2
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     losses: LossWeights = field(default_factory=LossWeights)
-
-    def __post_init__(self) -> None:
-        """Checks the ranges."""
-        counts = ("iterations", "batch_size", "preview_every", "backup_every", "keep")
-        for name, least in [*((count, 1) for count in counts), ("seed", 0)]:
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"{name} must be a whole number >= {least}, got {value!r}"
-                )
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
-        if not 0 <= self.validation < 1:
-            raise ValueError(f"validation must be in [0, 1), got {self.validation}")
-        for name, choices in (
-            ("adversarial_loss", ("mixup_lsgan", "relativistic_avg_lsgan")),
-            ("perceptual", ("auto", "required", "off")),
-            ("updates", ("fused", "separate")),
-            ("precision", ("auto", "float32", "bfloat16")),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(choices)}, "
-                    f"got {getattr(self, name)!r}"
-                )
 
 
 class Recipe(NamedTuple):
