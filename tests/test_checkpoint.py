@@ -1,6 +1,9 @@
 import json
+import pickle
 import shutil
+import zipfile
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import h5py
 import keras
@@ -118,14 +121,185 @@ def test_settings_of_older_versions_are_read(tmp_path, beside, augmentation, cov
 
 
 @pytest.mark.parametrize(
-    "content",
-    [None, "{", "[]", '{"iteration": 1}', '{"model": {"size": 64}, "iteration": 1}'],
+    ("content", "reason"),
+    [
+        (None, "is missing"),
+        ("{", "EOF while parsing"),
+        ("[]", "is damaged"),
+        ({}, "model: Field required"),
+        ({"model": {}}, "iteration: Field required"),
+        ({"model": [], "iteration": 1}, "model: Input should be"),
+        ({"model": {"size": 64}, "iteration": 1}, "argument 'size'"),
+        ({"model": {"resolution": "64"}, "iteration": 1}, "resolution must be"),
+        ({"model": {"latent": True}, "iteration": 1}, "latent must be"),
+        ({"model": {}, "iteration": 1, "coverage": -1}, "coverage must be"),
+        ({"model": {"coverage": float("nan")}, "iteration": 1}, "coverage must be"),
+        ({"model": {}, "iteration": -1}, "iteration: Input should be"),
+        ({"model": {}, "iteration": True}, "iteration: Input should be"),
+        ({"model": {}, "iteration": 1, "progress": 2}, "progress: Input should be"),
+        ({"model": {}, "iteration": 1, "seconds": "1"}, "seconds: Input should be"),
+        ({"model": {}, "iteration": 1, "training": []}, "training: Input should be"),
+        (
+            {"model": {}, "iteration": 1, "training": {"iterations": 0}},
+            "training.iterations: Input should be",
+        ),
+        (
+            {"model": {}, "iteration": 1, "training": {"augmentation": 3}},
+            "training.augmentation: Input should be",
+        ),
+    ],
 )
-def test_damaged_settings_are_refused_in_one_sentence(tmp_path, content):
-    if content:
-        (tmp_path / "settings.json").write_text(content)
-    with pytest.raises(ValueError, match="missing or damaged: delete the folder"):
+def test_damaged_settings_name_the_key_in_one_sentence(tmp_path, content, reason):
+    if content is not None:
+        text = content if isinstance(content, str) else json.dumps(content)
+        (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(ValueError, match=f"{reason}.*: restore it, or delete") as error:
         read_settings(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_other_folders_beside_the_checkpoints_are_left_alone(copied):
+    copy = shutil.copytree(copied, copied.with_name(f"{copied.name} copy"))
+    later = copied.rename(copied.with_name("iteration_10000000"))
+    shutil.copytree(later, later.with_name("iteration_9999999"))
+    model_dir = copied.parents[1]
+    assert latest_checkpoint(model_dir) == later
+    save_checkpoint(model_dir, {}, {}, SETTINGS | {"iteration": 10000001}, backup=3)
+    assert copy.exists() and not later.exists()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("part", ["network", "optimizer"])
+def test_what_is_not_finite_is_neither_saved_nor_loaded(
+    tmp_path, saved, fresh, monkeypatch, bad, part
+):
+    load_checkpoint(saved, *fresh)
+    owner = fresh[0]["encoder"] if part == "network" else fresh[1]["generator"]
+    variable = owner.variables[-1]
+    variable.assign(np.full(variable.shape, bad))
+    with pytest.raises(FloatingPointError, match="are not finite at iteration 2"):
+        save_checkpoint(tmp_path, *fresh, SETTINGS)
+    assert not list(tmp_path.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr("fsgan.models.checkpoint._is_finite", lambda _: True)
+        folder = save_checkpoint(tmp_path, *fresh, SETTINGS)
+    with pytest.raises(ValueError, match="holds values that are not finite: restore"):
+        load_checkpoint(folder, *fresh)
+    if part == "network":
+        with pytest.raises(ValueError, match="not finite"):
+            load_generator(folder, "b")
+
+
+class Malicious:
+    """Creates a file where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("as_array", [True, False])
+def test_an_optimizer_file_cannot_run_code(copied, fresh, tmp_path, as_array):
+    path, proof = copied / "optimizer_generator.npz", tmp_path / "proof"
+    if as_array:
+        with np.load(path) as state:
+            names = state.files
+        np.savez(path, **dict.fromkeys(names, np.array([Malicious(proof)])))
+    else:
+        path.write_bytes(pickle.dumps(Malicious(proof)))
+    with pytest.raises(ValueError, match="missing, damaged or not of the") as error:
+        load_checkpoint(copied, *fresh)
+    assert "unsafely" not in str(error.value)
+    assert not proof.exists()
+    loaded = np.load(path, allow_pickle=True)
+    assert not as_array or len(loaded["0"])
+    assert proof.exists()  # so it could have
+
+
+def fewer_arrays(path):
+    np.savez(path, **{"0": np.zeros(1)})
+
+
+def wrong_shapes(path):
+    with np.load(path) as state:
+        np.savez(path, **{name: np.zeros(3) for name in state})
+
+
+def other_names(path):
+    with np.load(path) as state:
+        np.savez(path, **{f"x{name}": array for name, array in state.items()})
+
+
+def compressed(path):
+    with np.load(path) as state:
+        np.savez_compressed(path, **state)
+
+
+def enormous(path):
+    """Declares an array of a million terabytes."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    header = {"descr": "<f4", "fortran_order": False, "shape": (10**18,)}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            with archive.open(name, "w") as file:
+                np.lib.format.write_array_header_1_0(file, header)
+
+
+@pytest.mark.parametrize(
+    "damage", [fewer_arrays, wrong_shapes, other_names, compressed, enormous]
+)
+def test_an_optimizer_file_with_other_arrays_is_refused(copied, fresh, damage):
+    damage(copied / "optimizer_generator.npz")
+    with pytest.raises(ValueError, match=r"optimizer_generator\.npz is missing, dam"):
+        load_checkpoint(copied, *fresh)
+
+
+def linked(file, where):
+    file["elsewhere"] = h5py.ExternalLink(where, "/")
+
+
+def external(file, where):
+    file.create_dataset("x", (4,), "float32", external=[(where, 0, 16)])
+
+
+def virtual(file, where):
+    layout = h5py.VirtualLayout((4,), "float32")
+    layout[:] = h5py.VirtualSource(where, "x", (4,))
+    file.create_virtual_dataset("x", layout)
+
+
+def huge(file, where):
+    file.create_dataset("x", (10**15,), "float32", chunks=(10**6,))
+
+
+@pytest.mark.parametrize("write", [linked, external, virtual, huge])
+def test_a_weight_file_reads_no_other_file_and_no_more_than_it_holds(
+    copied, fresh, tmp_path, write
+):
+    """In a stranger's model, they could be anyone's."""
+    secret = tmp_path / "secret.h5"
+    with h5py.File(secret, "w") as file:
+        file["x"] = np.ones(4, "float32")
+    old = tmp_path / "old.h5"
+    with h5py.File(old, "w") as file:
+        write(file, str(secret))
+        name = "elsewhere" if write is linked else "."
+        file.attrs["layer_names"] = [name]
+        file["/"].attrs["weight_names"] = ["x"]
+    with pytest.raises(ValueError, match=r"links to another|does not lie in the file"):
+        read_keras2_weights(old)
+
+    path = copied / "encoder.weights.h5"
+    with h5py.File(path, "r+") as file:
+        layer = next(iter(file["layers"].values()))["vars"]
+        del layer["0"]
+        write(layer, str(secret))
+        layer.move("elsewhere" if write is linked else "x", "0")
+    with pytest.raises(ValueError, match=r"encoder\.weights\.h5 is missing, damaged"):
+        load_generator(copied, "b")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "swapped"])

@@ -106,6 +106,13 @@ class Breaking:
         return self.run(faces)
 
 
+def test_a_model_that_paints_no_finite_values_is_refused(float32, faces):
+    broken = sharing(float32, 4)
+    broken._run = lambda x: [ops.ones((*x.shape[:3], 1)), ops.full(x.shape, np.nan)]
+    with pytest.raises(FloatingPointError, match=r"iteration_0000000 paints values"):
+        broken(faces)
+
+
 def test_every_engine_agrees_with_keras():
     engines_agree()
 

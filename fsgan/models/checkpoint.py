@@ -9,20 +9,47 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Annotated, Any, NotRequired
 
 import h5py
 import keras
 import numpy as np
+from pydantic import ConfigDict, Field, FiniteFloat
+from typing_extensions import TypedDict
 
 from fsgan.models.networks import ModelConfig, build_decoder, build_encoder
+from fsgan.validation import read_json
 
 log = logging.getLogger(__name__)
 
 SETTINGS = "settings.json"
 
+_MOST_VALUES = 2**28  # in a file of Keras 2: 1 GiB, several times what v2.2 has
+
 Networks = Mapping[str, keras.Model]
 Optimizers = Mapping[str, keras.Optimizer]
+
+
+class _Training(TypedDict, total=False):
+    """What is read of the settings of a training, apart from training on."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")
+    iterations: Annotated[int, Field(ge=1)]
+    validation: Annotated[FiniteFloat, Field(ge=0, lt=1)]
+    augmentation: dict[str, Any]
+
+
+class _Settings(TypedDict):
+    """The content of `settings.json`."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")
+    model: dict[str, Any]
+    iteration: Annotated[int, Field(ge=0)]
+    coverage: NotRequired[float]
+    decoders_swapped: NotRequired[bool]
+    progress: NotRequired[Annotated[FiniteFloat, Field(ge=0, le=1)]]
+    seconds: NotRequired[Annotated[FiniteFloat, Field(ge=0)]]
+    training: NotRequired[_Training]
 
 
 def latest_checkpoint(model_dir: str | Path) -> Path | None:
@@ -31,7 +58,7 @@ def latest_checkpoint(model_dir: str | Path) -> Path | None:
     Returns:
         The checkpoint's folder, or None where there is none.
     """
-    found = sorted((Path(model_dir) / "checkpoints").glob("iteration_*"))
+    found = _checkpoints(model_dir)
     return found[-1] if found else None
 
 
@@ -56,11 +83,20 @@ def save_checkpoint(
 
     Returns:
         The checkpoint's folder.
+
+    Raises:
+        FloatingPointError: A weight or moment is not finite; nothing is written.
     """
     iteration = settings["iteration"]
     folder = Path(model_dir) / "checkpoints" / f"iteration_{iteration:07d}"
     if folder.exists():
         return folder
+    for name, owner in [*networks.items(), *optimizers.items()]:
+        if not _is_finite(owner):
+            raise FloatingPointError(
+                f"the weights of {name} are not finite at iteration {iteration}, not "
+                "saved: train on from the last checkpoint with a smaller learning_rate"
+            )
     beside = folder.with_name(".unfinished")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -79,8 +115,8 @@ def save_checkpoint(
         with open(file, "r+b") as written:
             os.fsync(written.fileno())
     os.rename(beside, folder)
-    for old in sorted(folder.parent.glob("iteration_*"))[:-keep]:
-        if int(old.name.removeprefix("iteration_")) % backup:
+    for old in _checkpoints(model_dir)[:-keep]:
+        if _iteration(old) % backup:
             shutil.rmtree(old)
     return folder
 
@@ -94,13 +130,20 @@ def load_checkpoint(folder: Path, networks: Networks, optimizers: Optimizers) ->
         The settings, as of `read_settings`.
 
     Raises:
-        ValueError: A file is missing, damaged or of another architecture.
+        ValueError: A file is missing, damaged, of another architecture or not finite.
     """
     settings = read_settings(folder)
     _load_weights(folder, networks)
     for name, optimizer in optimizers.items() if settings["iteration"] else ():
         path = folder / f"optimizer_{name}.npz"
-        with _refusing(path), open(path, "rb") as file, np.load(file) as state:
+        with (
+            _refusing(path, optimizer),
+            open(path, "rb") as file,
+            np.load(file, allow_pickle=False) as state,
+        ):
+            # As saved: no array takes more memory than its file.
+            if any(member.compress_type for member in state.zip.infolist()):
+                raise ValueError("compressed")
             optimizer.load_own_variables(state)
     return settings
 
@@ -182,21 +225,21 @@ def read_settings(folder: Path) -> dict:
         "model", a `ModelConfig`, "iteration" and what training added.
 
     Raises:
-        ValueError: The file is missing or damaged.
+        ValueError: The file is missing or damaged: which key, and why.
     """
     path = folder / SETTINGS
+    remedy = f"restore it, or delete the folder {folder} to use the checkpoint before"
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        # The coverage was once here and with the augmentation, not part of the model.
-        settings.get("training", {}).get("augmentation", {}).pop("coverage", None)
-        coverage = {"coverage": settings.pop("coverage", 0.8)}
+        settings = read_json(path, _Settings, remedy)
+    except OSError as error:
+        raise ValueError(f"{path} is missing or cannot be read: {remedy}") from error
+    # The coverage was once here and with the augmentation, not part of the model.
+    settings.get("training", {}).get("augmentation", {}).pop("coverage", None)
+    coverage = {"coverage": settings.pop("coverage", 0.8)}
+    try:
         settings["model"] = ModelConfig(**coverage | settings["model"])
-        settings["iteration"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is missing or damaged: delete the folder {folder} to use the "
-            "checkpoint before it"
-        ) from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged (model: {error}): {remedy}") from error
     return settings
 
 
@@ -212,19 +255,25 @@ def read_keras2_weights(path: Path) -> dict[str, list[np.ndarray]]:
     Raises:
         ValueError: The file is damaged or another one, or values are not finite.
     """
-    weights = {}
+    weights, left = {}, _MOST_VALUES
     try:
         with h5py.File(path) as file:
+            if file.visititems_links(_leads_elsewhere):
+                raise ValueError("it links to another file")
             root = file.get("model_weights", file)  # there where a model was saved
             for name in np.asarray(root.attrs["layer_names"]).astype(str):
                 group = root[name]
                 names = np.asarray(group.attrs["weight_names"]).astype(str)
                 if names.size:
-                    arrays = [np.asarray(group[weight], np.float32) for weight in names]
+                    datasets = [group[weight] for weight in names]
+                    left -= sum(dataset.size for dataset in datasets)
+                    if left < 0 or any(it.external or it.is_virtual for it in datasets):
+                        raise ValueError(f"layer {name} does not lie in the file")
+                    arrays = [np.asarray(dataset, np.float32) for dataset in datasets]
                     weights[name.replace("/", "_")] = arrays
                     if not all(np.isfinite(array).all() for array in arrays):
                         raise ValueError(f"layer {name} is not finite")
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # on damaged files, h5py raises nearly anything
         raise ValueError(
             f"{path} is damaged or no weight file of Keras 2 ({error}): get it again "
             "from where it came from"
@@ -232,22 +281,51 @@ def read_keras2_weights(path: Path) -> dict[str, list[np.ndarray]]:
     return weights
 
 
+def _checkpoints(model_dir: str | Path) -> list[Path]:
+    """The checkpoints of a model folder, oldest first."""
+    found = (Path(model_dir) / "checkpoints").glob("iteration_*")
+    return sorted((it for it in found if _iteration(it) is not None), key=_iteration)
+
+
+def _iteration(folder: Path) -> int | None:
+    """The iteration of a checkpoint; None for a folder of another name."""
+    digits = folder.name.removeprefix("iteration_")
+    return int(digits) if digits.isdecimal() else None
+
+
+def _is_finite(owner: keras.Model | keras.Optimizer) -> bool:
+    """Whether all values of a network or an optimizer are finite."""
+    values = map(keras.ops.convert_to_numpy, owner.variables)
+    return all(np.isfinite(of_one).all() for of_one in values)
+
+
+def _leads_elsewhere(name: str, link: Any) -> bool | None:
+    """Whether a link of an HDF5 file leads to another file; None goes on looking."""
+    return isinstance(link, h5py.ExternalLink) or None
+
+
 def _load_weights(folder: Path, networks: Networks) -> None:
     for name, network in networks.items():
         path = folder / f"{name}.weights.h5"
-        with _refusing(path), warnings.catch_warnings():
-            # Keras only warns where it leaves layers with their random weights.
-            warnings.simplefilter("error", UserWarning)
+        with _refusing(path, network):  # Keras refuses links and what does not fit
             network.load_weights(path)
 
 
 @contextmanager
-def _refusing(path: Path) -> Iterator[None]:
-    """Says in one sentence that a file does not fit."""
+def _refusing(path: Path, owner: keras.Model | keras.Optimizer) -> Iterator[None]:
+    """Says in one sentence that a file does not fit, or is not finite."""
     try:
-        yield
-    except (OSError, ValueError, KeyError, UserWarning, BadZipFile) as error:
+        with warnings.catch_warnings():
+            # Keras only warns where it leaves random weights or fresh moments.
+            warnings.simplefilter("error", UserWarning)
+            yield
+    except Exception as error:  # h5py, NumPy and Keras raise nearly anything
         raise ValueError(
             f"{path} is missing, damaged or not of the architecture in {SETTINGS} "
             "beside it: restore the file, or train in another folder"
         ) from error
+    if not _is_finite(owner):
+        raise ValueError(
+            f"{path} holds values that are not finite: restore the file, or delete the "
+            f"folder {path.parent} to use the checkpoint before"
+        )

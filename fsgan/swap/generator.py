@@ -58,6 +58,7 @@ class FaceGenerator:
         self.coverage: float = model.coverage
         self.learned_mask = model.network == "quick"
         self.batch_size = batch_size
+        self._checkpoint = checkpoint
         network = load_generator(checkpoint, person)
         if engine == "auto":
             self.engine, network = _fastest_accurate(network)
@@ -77,6 +78,7 @@ class FaceGenerator:
             (n, resolution, resolution, 3).
 
         Raises:
+            FloatingPointError: what is painted is not finite.
             MemoryError: the memory does not suffice for one face.
         """
         alpha = np.empty((*faces.shape[:3], 1), np.float32)
@@ -107,6 +109,11 @@ class FaceGenerator:
             faces = np.pad(faces, ((0, size - count), (0, 0), (0, 0), (0, 0)))
         outputs = self._run(_scaled(faces))
         alpha, rgb = (ops.convert_to_numpy(x)[:count] for x in outputs)
+        if not (np.isfinite(alpha).all() and np.isfinite(rgb).all()):
+            raise FloatingPointError(
+                f"the model of {self._checkpoint} paints values that are not finite: "
+                "use another checkpoint or model"
+            )
         return alpha, (rgb + 1) * 127.5
 
 
