@@ -172,16 +172,6 @@ def test_a_png_is_exact_and_may_be_gray_or_have_alpha(tmp_path, channels, mode):
         np.testing.assert_array_equal(np.asarray(read), picture.squeeze())
 
 
-def test_nothing_half_written_is_left_when_writing_fails(tmp_path):
-    path = tmp_path / "card.png"
-    path.write_bytes(b"before")
-    with pytest.raises(KeyboardInterrupt), images.write_beside(path) as temporary:
-        assert temporary.parent == tmp_path and temporary.name.startswith(".")
-        temporary.write_bytes(b"half")
-        raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"before"
-
-
 @pytest.mark.parametrize(
     ("name", "image", "error", "message"),
     [

@@ -16,17 +16,16 @@ from fsgan.data.extract import (
     StageResult,
     extract_faces,
     write_faces_record,
-    write_json,
 )
 from fsgan.data.quality import ExamineSettings, FolderReport, embed_files
 from fsgan.faces.geometry import RECORD, read_faces_record
 from fsgan.faces.identity import SAME_PERSON, load_network
+from fsgan.media.files import unfinished, write_beside, write_json
 from fsgan.media.images import (
     contact_sheet,
     evenly,
     list_images,
     read_image,
-    write_beside,
     write_image,
 )
 
@@ -229,11 +228,10 @@ def curate(
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise FileExistsError(f"{out_dir} is not empty: give the name of a new folder")
     load_network()  # fails before the work starts
-    unfinished = out_dir.with_name(f".{out_dir.name}-{os.getpid()}")
-    try:
+    with unfinished(out_dir) as folder:
         faces_dir = source
         if not (source / RECORD).is_file():
-            faces_dir = unfinished / ".faces"
+            faces_dir = folder / "faces"
             extract_faces(
                 source,
                 faces_dir,
@@ -244,13 +242,10 @@ def curate(
         people, lone = _group_people(list_images(faces_dir), threshold, min_group)
         record = read_faces_record(faces_dir)
         groups = people | ({UNSORTED: lone} if lone else {})
-        sheet = _copy_groups(groups, record, unfinished)
-        shutil.rmtree(unfinished / ".faces", ignore_errors=True)
+        sheet = _copy_groups(groups, record, folder / "groups")
         if out_dir.exists():
             out_dir.rmdir()
-        os.replace(unfinished, out_dir)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        os.replace(folder / "groups", out_dir)
     curated = Curated(
         [out_dir / name for name in people],
         [len(files) for files in people.values()],

@@ -1,11 +1,9 @@
 """Stage: from footage to training material, aligned face crops and their record."""
 
-import json
 import logging
 import os
-import shutil
 from collections.abc import Generator, Sized
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
@@ -23,14 +21,14 @@ from fsgan.faces.geometry import (
     crop_matrix,
     read_faces_record,
 )
+from fsgan.media.files import unfinished, write_json
 from fsgan.media.images import (
     contact_sheet,
+    encode_image,
     evenly,
     list_images,
     picture_html,
     read_image,
-    write_beside,
-    write_image,
 )
 from fsgan.media.reader import is_video, probe, read_frames
 
@@ -139,8 +137,10 @@ def extract_faces(
     }
     found: list[dict] = []
     frames, with_face, unusable = 0, 0, 0
-    unfinished = out_dir / f".unfinished-{os.getpid()}"
+    stack = ExitStack()
     searched = _sampled_frames(source, every, seconds, camera, found)
+    stack.enter_context(closing(searched))  # switches a camera off
+    new = stack.enter_context(unfinished(out_dir / RECORD))
     try:
         for name, index, time, image in searched:
             detected = detector.detect(image)
@@ -157,7 +157,8 @@ def extract_faces(
                 taken[file] = str(source)
                 size = _crop_size(face.landmarks)
                 matrix = crop_matrix(face.landmarks, size, CROP_EXTENT)
-                write_image(unfinished / file, align(image, matrix, size))
+                crop = align(image, matrix, size)
+                (new / file).write_bytes(encode_image(new / file, crop))
                 found.append(_entry(file, source, index, time, face, matrix))
             if most is not None and len(found) >= most:
                 break
@@ -172,11 +173,11 @@ def extract_faces(
                 f"no face found in {source} ({frames} frames searched): try a smaller "
                 "min_face or min_confidence, every=1, or footage with larger faces"
             )
-        _replace(out_dir, source, unfinished, found)
+        _replace(out_dir, source, new, found)
     except KeyboardInterrupt:
         # The last crop may be half written; what is recorded is whole.
         if found:
-            _replace(out_dir, source, unfinished, found, keep=True)
+            _replace(out_dir, source, new, found, keep=True)
             log.warning(
                 "interrupted: %s keeps the %d faces found in %d frames of %s",
                 out_dir,
@@ -187,8 +188,7 @@ def extract_faces(
         if camera is None or not found:
             raise
     finally:
-        searched.close()  # switches a camera off
-        shutil.rmtree(unfinished, ignore_errors=True)
+        stack.close()
     log.info("%d faces in %d of %d frames of %s", len(found), with_face, frames, source)
     files = [out_dir / entry["file"] for entry in found]
     sheet = contact_sheet([read_image(path) for path in evenly(files, 64)])
@@ -206,20 +206,6 @@ def write_faces_record(faces_dir: str | Path, entries: list[dict]) -> None:
         OSError: the folder cannot be written.
     """
     write_json(Path(faces_dir) / RECORD, {"faces": entries})
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Writes a JSON file, whole or not at all.
-
-    Args:
-        path: the file.
-        content: of JSON's own types.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    with write_beside(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def check_square(size: tuple[int, int], path: Path) -> None:

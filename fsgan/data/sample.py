@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 
 from fsgan.assets import asset
-from fsgan.media.images import write_beside
+from fsgan.media.files import write_beside
 from fsgan.media.reader import probe, read_frames
 from fsgan.media.writer import VideoWriter
 

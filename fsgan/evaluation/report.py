@@ -16,12 +16,12 @@ from fsgan.evaluation.results import (
     FrameScores,
     worst_stretches,
 )
+from fsgan.media.files import write_beside
 from fsgan.media.images import (
     contact_sheet,
     data_url,
     encode_jpeg,
     rasterize,
-    write_beside,
     write_image,
 )
 from fsgan.media.provenance import STATEMENT, image_xmp

@@ -17,12 +17,12 @@ from tqdm.auto import tqdm
 from fsgan.faces.detector import FaceDetector
 from fsgan.faces.geometry import Face, align, crop_matrix
 from fsgan.faces.tracking import FaceTracker, smooth
+from fsgan.media.files import write_beside
 from fsgan.media.images import (
     contact_sheet,
     evenly,
     list_images,
     picture_html,
-    write_beside,
     write_image,
 )
 from fsgan.media.prefetch import prefetch

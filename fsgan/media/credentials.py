@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from fsgan.media.images import write_beside
+from fsgan.media.files import write_beside
 
 try:
     import c2pa

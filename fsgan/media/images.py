@@ -3,7 +3,6 @@
 import base64
 import io
 import logging
-import os
 import re
 import struct
 import threading
@@ -23,6 +22,8 @@ from PIL import (
     PngImagePlugin,
     UnidentifiedImageError,
 )
+
+from fsgan.media.files import write_beside
 
 if TYPE_CHECKING:  # slow to import, and rarely needed
     from matplotlib.figure import Figure
@@ -53,44 +54,6 @@ DECODING_ERRORS = (
 # fmt: on
 _truncated_lock = threading.Lock()
 _ORIENTATION = 0x0112  # EXIF; 5..8 lie on their side
-
-
-@contextmanager
-def preparing(path: Path) -> Iterator[None]:
-    """Say in one sentence that an output cannot be written where it should be."""
-    try:
-        yield
-    except OSError as error:
-        raise type(error)(
-            f"{path} cannot be written ({error.strerror}); choose another output folder"
-        ) from error
-
-
-@contextmanager
-def write_beside(path: str | Path) -> Iterator[Path]:
-    """Yield a hidden file beside `path` that takes its name on a clean exit.
-
-    Any exception removes the hidden file and leaves what was at `path` before.
-
-    Args:
-        path: file to write; its folder is created.
-
-    Raises:
-        IsADirectoryError: `path` is a folder.
-        OSError: the folder cannot be created or written to.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give the name of a file")
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
-    with preparing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -220,10 +183,30 @@ def write_image(
     xmp: bytes | None = None,
     compress_level: int = 6,
 ) -> None:
-    """Write a picture: PNG exact, JPEG and WebP at quality 97.
+    """Write a picture, whole or not at all, as `encode_image` encodes it.
 
     Args:
         path: file ending in .png, .jpg, .jpeg or .webp; its folder is created.
+        image: as of `encode_image`, like all that follows.
+        xmp: XMP packet to embed.
+        compress_level: of a PNG.
+
+    Raises:
+        ValueError: as of `encode_image`.
+        OSError: the folder cannot be written to, or the disk is full.
+    """
+    encoded = encode_image(Path(path), image, xmp, compress_level)
+    with write_beside(path) as temporary:
+        temporary.write_bytes(encoded)
+
+
+def encode_image(
+    path: Path, image: np.ndarray, xmp: bytes | None = None, compress_level: int = 6
+) -> bytes:
+    """Encode a picture by the suffix of `path`: PNG exact, JPEG and WebP at quality 97.
+
+    Args:
+        path: name ending in .png, .jpg, .jpeg or .webp; nothing is written.
         image: RGB uint8 `(height, width, 3)`; a PNG may also be gray, `(height, width,
             1)`, or have straight alpha, `(height, width, 4)`.
         xmp: XMP packet to embed; `None` for none.
@@ -231,9 +214,7 @@ def write_image(
 
     Raises:
         ValueError: another suffix, or `image` is not as above.
-        OSError: the folder cannot be written to.
     """
-    path = Path(path)
     options = _SAVE_OPTIONS.get(path.suffix.lower())
     if options is None:
         raise ValueError(f"path must end in {', '.join(PICTURE_SUFFIXES)}, got {path}")
@@ -251,9 +232,9 @@ def write_image(
         options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
     elif xmp is not None:
         options["xmp"] = xmp
-    with write_beside(path) as temporary:
-        gray = image.shape[2] == 1
-        Image.fromarray(image[..., 0] if gray else image).save(temporary, **options)
+    encoded, gray = io.BytesIO(), image.shape[2] == 1
+    Image.fromarray(image[..., 0] if gray else image).save(encoded, **options)
+    return encoded.getvalue()
 
 
 def list_images(folder: str | Path) -> list[Path]:

@@ -26,7 +26,8 @@ from fsgan.media.credentials import (
     read_credentials,
     software,
 )
-from fsgan.media.images import IMAGE_SUFFIXES, list_images, write_beside
+from fsgan.media.files import write_beside
+from fsgan.media.images import IMAGE_SUFFIXES, list_images
 
 # Each mark's name here, and its element in XMP.
 _XMP_NAMES = {

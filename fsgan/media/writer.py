@@ -4,14 +4,13 @@ Frames are encoded into a hidden folder beside the output; at the end they are j
 with the sound, and the output takes its name.
 """
 
-import errno
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import NamedTuple, Self
 
 import av
 import numpy as np
-from av.error import FFmpegError
 from filelock import FileLock, Timeout
 
 from fsgan.media.decoding import open_media
@@ -29,12 +27,12 @@ from fsgan.media.encoding import (
     choose_format,
     join_parts,
 )
-from fsgan.media.images import preparing, write_image
+from fsgan.media.files import full_disk_named, preparing, unfinished
+from fsgan.media.images import encode_image
 from fsgan.media.reader import time_limits
 
 logger = logging.getLogger(__name__)
 
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PICTURES, _DONE, _LOCK = "pictures", "done.npz", "lock"
 
 
@@ -110,11 +108,6 @@ class VideoWriter:
         self._part: PartWriter | None = None  # the running one
         self._parts: list[Path] = []  # all, the running one too
 
-    @property
-    def _hidden(self) -> Path:
-        """Folder of what is not whole."""
-        return self.path.with_name(f".{self.path.name}-{os.getpid()}.parts")
-
     def __enter__(self) -> Self:
         """Make the hidden folder and see whether the source of the sound opens.
 
@@ -130,8 +123,7 @@ class VideoWriter:
         if self.audio_from is not None:
             with open_media(Path(self.audio_from)):
                 pass
-        with preparing(self.path):
-            self._hidden.mkdir(parents=True, exist_ok=True)
+        self._open_hidden()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -144,7 +136,7 @@ class VideoWriter:
         whole = False
         try:
             if kind is None:
-                with _full_disk_named(self.path):
+                with full_disk_named(self.path):
                     self._close()
                 whole = True
         finally:
@@ -171,11 +163,12 @@ class VideoWriter:
                 f"image must be uint8 {shape}, got {image.dtype} {image.shape}"
             )
         self._position = self._next(None if time is None else Fraction(time))
-        with _full_disk_named(self.path):
+        with full_disk_named(self.path):
             if self._as_pictures:
                 name = _picture_name(self._position.frames - 1)
-                file = self._hidden / _PICTURES / name
-                write_image(file, image, self.xmp, compress_level=1)
+                encoded = encode_image(Path(name), image, self.xmp, compress_level=1)
+                (self._hidden / _PICTURES).mkdir(exist_ok=True)
+                (self._hidden / _PICTURES / name).write_bytes(encoded)
                 return
             if self._part is None:
                 self._parts.append(self._hidden / f"{len(self._parts):06d}.nut")
@@ -236,9 +229,14 @@ class VideoWriter:
             os.replace(self.path, self._hidden / "replaced")
         os.replace(whole, self.path)
 
+    def _open_hidden(self) -> None:
+        """Make the folder of what is not whole."""
+        self._unfinished = unfinished(self.path)
+        self._hidden = self._unfinished.__enter__()
+
     def _clean_up(self, whole: bool) -> None:
         """Remove the hidden folder."""
-        shutil.rmtree(self._hidden)
+        self._unfinished.__exit__(None, None, None)
 
 
 @dataclass(eq=False, repr=False)
@@ -269,9 +267,10 @@ class ResumableWriter(VideoWriter):
         self._all_settings = json.dumps([own, av.library_versions, self.settings])
         self._parts_done = 0
 
-    @property
-    def _hidden(self) -> Path:
-        return self.path.with_name(f".{self.path.name}.parts")
+    def _open_hidden(self) -> None:
+        self._hidden = self.path.with_name(f".{self.path.name}.parts")
+        with preparing(self.path):
+            self._hidden.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Self:
         """Find the finished parts.
@@ -301,7 +300,7 @@ class ResumableWriter(VideoWriter):
                 error.strerror,
             )
         try:
-            with _full_disk_named(self.path):
+            with full_disk_named(self.path):
                 self._find_parts()
         except BaseException:
             self._lock.release()
@@ -320,7 +319,7 @@ class ResumableWriter(VideoWriter):
         """
         if self._position.frames == self.frames_done:
             return
-        with _full_disk_named(self.path):
+        with full_disk_named(self.path):
             self._close_part()
             temporary = self._hidden / "unfinished.npz"
             np.savez(
@@ -400,18 +399,3 @@ def _check_picture_folder(folder: Path) -> None:
                 f"{folder} holds other things ({entry.name}) than numbered pictures; "
                 "give a folder of its own"
             )
-
-
-@contextmanager
-def _full_disk_named(path: Path) -> Iterator[None]:
-    """Say in one sentence that the disk or the quota is full; `errno` is kept."""
-    try:
-        yield
-    except (OSError, FFmpegError) as error:
-        if error.errno not in _DISK_FULL:
-            raise
-        told = OSError(
-            f"{path} cannot be written: the disk is full; make room and start again"
-        )
-        told.errno = error.errno
-        raise told from error

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, FiniteFloat
 from typing_extensions import TypedDict
 
+from fsgan.media.files import full_disk_named, unfinished
 from fsgan.models.networks import ModelConfig, build_decoder, build_encoder
 from fsgan.validation import read_json
 
@@ -97,24 +98,23 @@ def save_checkpoint(
                 f"the weights of {name} are not finite at iteration {iteration}, not "
                 "saved: train on from the last checkpoint with a smaller learning_rate"
             )
-    beside = folder.with_name(".unfinished")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    for name, network in networks.items():
-        network.save_weights(beside / f"{name}.weights.h5")
-    for name, optimizer in optimizers.items():
-        state: dict[str, np.ndarray] = {}
-        optimizer.save_own_variables(state)
-        np.savez(beside / f"optimizer_{name}.npz", **state)
-    record = settings | {
-        "model": asdict(settings["model"]),
-        "backend": keras.backend.backend(),
-    }
-    (beside / SETTINGS).write_text(json.dumps(record, indent=1), encoding="utf-8")
-    for file in beside.iterdir():
-        with open(file, "r+b") as written:
-            os.fsync(written.fileno())
-    os.rename(beside, folder)
+    with unfinished(folder) as place, full_disk_named(folder):
+        (beside := place / folder.name).mkdir()
+        for name, network in networks.items():
+            network.save_weights(beside / f"{name}.weights.h5")
+        for name, optimizer in optimizers.items():
+            state: dict[str, np.ndarray] = {}
+            optimizer.save_own_variables(state)
+            np.savez(beside / f"optimizer_{name}.npz", **state)
+        record = settings | {
+            "model": asdict(settings["model"]),
+            "backend": keras.backend.backend(),
+        }
+        (beside / SETTINGS).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        for file in beside.iterdir():
+            with open(file, "r+b") as written:
+                os.fsync(written.fileno())
+        os.rename(beside, folder)
     for old in _checkpoints(model_dir)[:-keep]:
         if _iteration(old) % backup:
             shutil.rmtree(old)

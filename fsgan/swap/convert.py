@@ -18,12 +18,12 @@ from fsgan.faces.geometry import CROP_SIZE, align, crop_matrix
 from fsgan.faces.identity import Identity
 from fsgan.faces.tracks import FaceTracks, follow_faces
 from fsgan.media.credentials import check_certificate, sign
+from fsgan.media.files import write_beside
 from fsgan.media.images import (
     PICTURE_SUFFIXES,
     list_images,
     picture_html,
     read_image,
-    write_beside,
     write_image,
 )
 from fsgan.media.provenance import (

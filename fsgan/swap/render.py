@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 
 from fsgan.faces.geometry import Face
 from fsgan.faces.tracks import FaceTracks, fingerprint
-from fsgan.media.images import write_beside, write_image
+from fsgan.media.files import write_beside
+from fsgan.media.images import write_image
 from fsgan.media.prefetch import prefetch
 from fsgan.media.provenance import image_xmp, video_metadata
 from fsgan.media.reader import Frame, VideoInfo, read_frames

@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from tqdm.auto import tqdm
 
 from fsgan.data.dataset import FaceSet, center_crop_batch
-from fsgan.media.images import encode_jpeg, list_images, read_image, write_beside
+from fsgan.media.files import write_beside
+from fsgan.media.images import encode_jpeg, list_images, read_image
 from fsgan.media.provenance import image_xmp, video_metadata
 from fsgan.media.writer import VideoWriter
 
