@@ -7,17 +7,19 @@ docstring is the help. It is imported when its command runs, so that `--help` is
 import argparse
 import logging
 import os
+import re
+import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, fields, is_dataclass
 from fractions import Fraction
 from functools import reduce
 from inspect import Parameter, Signature, getdoc, signature
 from operator import or_
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import fsgan
 
@@ -163,9 +165,11 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     with _without_notes():
         function = getattr(fsgan, command.function)
     given = parse_arguments(f"fsgan {name}", function, arguments)
-    with logging_redirect_tqdm():
+    with logging_redirect_tqdm(), _noting_interrupts() as interrupts:
         done = function(**given)
     print(command.report(done))
+    if name == "train" and interrupts:  # it saves, and ends without an error
+        return INTERRUPTED
     return FAILED if getattr(done, "failed", None) else DONE
 
 
@@ -175,7 +179,8 @@ def parse_arguments(
     """Parses the arguments of a function, and `--config` and `--print_config`.
 
     A parameter without a default is an argument, the others are options; each field of
-    a dataclass of settings is one, too: `--settings.color lab`.
+    a dataclass of settings is one, too: `--settings.color lab`. An argument that may be
+    None may be left out.
 
     Args:
         program: name of the command, for its help.
@@ -184,10 +189,30 @@ def parse_arguments(
 
     Returns:
         What was given, by parameter; the function takes its own defaults for the rest.
+        Of settings that may be a mapping, it is that of the fields given.
 
     Raises:
         SystemExit: with status 2, an argument is wrong; with 0, help was printed.
     """
+    hints = get_type_hints(function)
+    parameters = signature(function).parameters.values()
+    needed = {it.name for it in parameters if it.default is Parameter.empty}
+    may_miss = {name for name in needed if NoneType in get_args(hints[name])}
+    parser = _parser(program, function)
+    try:
+        return _parse(parser, hints, arguments)
+    except (argparse.ArgumentError, ValueError) as error:
+        message = _sentence(str(error), hints)
+        if may_miss and "are required" in message:
+            with suppress(argparse.ArgumentError, ValueError):
+                given = _parse(_parser(program, function, may_miss), hints, arguments)
+                return dict.fromkeys(may_miss) | given
+    parser.exit_on_error = True
+    parser.error(message)
+
+
+def _parser(program: str, function: Callable, left_out: Container[str] = ()) -> Any:
+    """Makes the parser of a function's arguments, without those left out."""
     import jsonargparse
 
     class Formatter(
@@ -195,16 +220,31 @@ def parse_arguments(
     ):
         """Keeps the lines of the docstring."""
 
+    class Config(jsonargparse.ActionConfigFile):
+        """Names the file in what is wrong with it."""
+
+        def __call__(self, parser, given, path, option_string=None) -> None:
+            try:
+                super().__call__(parser, given, path, option_string)
+            except (argparse.ArgumentError, OSError, TypeError, ValueError) as error:
+                message = _sentence(str(error), get_type_hints(function))
+                raise argparse.ArgumentError(None, f"{path}: {message}") from error
+
     jsonargparse.typing.register_type(Fraction)
     hints, settings, parameters = get_type_hints(function), {}, []
     for parameter in signature(function).parameters.values():
         hint = hints[parameter.name]
         kind, *others = get_args(hint) or (hint,)
-        if is_dataclass(kind) and others == [NoneType]:
+        if is_dataclass(kind) and NoneType in others:
             settings[parameter.name] = kind
         hint = _typed(hint, parameter.default is Parameter.empty)
-        parameters.append(parameter.replace(annotation=hint))
-    needed = [it.name for it in parameters if it.default is Parameter.empty]
+        if parameter.name not in left_out:
+            parameters.append(parameter.replace(annotation=hint))
+    needed = [
+        f"[{it.name}]" if NoneType in get_args(hints[it.name]) else it.name
+        for it in parameters
+        if it.default is Parameter.empty
+    ]
 
     def typed() -> None: ...
 
@@ -215,30 +255,90 @@ def parse_arguments(
         usage=" ".join([f"{program} [OPTION ...]", *needed]),
         description=getdoc(function).partition("\n\nArgs:")[0],
         formatter_class=Formatter,
+        exit_on_error=False,
     )
-    parser.add_argument("--config", action="config", help="YAML file with arguments")
+    parser.add_argument("--config", action=Config, help="YAML file with arguments")
     parser.add_function_arguments(
         typed, as_group=False, as_positional=True, skip={*settings, "on_preview"}
     )
     for name, kind in settings.items():
         parser.add_class_arguments(kind, name)
+        if Mapping in get_args(hints[name]):  # what is not given stays as it is
+            for action in parser._actions:
+                if action.dest.startswith(f"{name}."):
+                    action.default = argparse.SUPPRESS
+    return parser
+
+
+def _parse(parser: Any, hints: dict, arguments: Sequence[str]) -> dict[str, Any]:
+    """Parses what was given; settings become objects, or stay a mapping."""
     given = parser.parse_args(arguments, defaults=False)
     given.pop("config", None)
-    try:
-        values = parser.instantiate(given)
-    except ValueError as error:  # of settings out of range
-        parser.error(str(error))
-    return {name: value for name, value in vars(values).items() if name in given}
+    partial = {}
+    for name, hint in hints.items():
+        if Mapping in get_args(hint) and name in given:
+            partial[name] = given.pop(name).as_dict()
+            _check_fields(get_args(hint)[0], partial[name])
+    values = vars(parser.instantiate(given))
+    return {name: values[name] for name in values if name in given} | partial
+
+
+def _check_fields(kind: type, given: Mapping) -> None:
+    """Checks some fields of a dataclass, and of those within."""
+    from fsgan.validation import check
+
+    for field in fields(kind):
+        if is_dataclass(field.type):
+            _check_fields(field.type, given.get(field.name, {}))
+        elif field.name in given:
+            check(field.name, given[field.name], field.type)
+
+
+def _sentence(message: str, hints: dict[str, Any]) -> str:
+    """Says in one short sentence what jsonargparse says in many lines."""
+    from fsgan.validation import check, shorten
+
+    named = re.match(
+        r'Parser key "([\w.]+)":.*(?:Got|Given) value: (.*)', message, re.DOTALL
+    )
+    if named:
+        name, value = named.groups()
+        first, *others = name.split(".")
+        kind = hints.get(first, Any)
+        for other in others:
+            kind = get_type_hints((get_args(kind) or [kind])[0])[other]
+        try:
+            check(name, value, _typed(kind, needed=False))
+        except ValueError as error:
+            return str(error)
+    message = message.removeprefix('Parser key "config": ')
+    return shorten(" ".join(message.split()), 300)
 
 
 def _typed(hint: Any, needed: bool) -> Any:
     """What of a union can be typed: no paths or objects; text last, as all is text."""
-    if not isinstance(hint, UnionType):
+    if get_origin(hint) not in (Union, UnionType):
         return hint
     left_out = {Path, NoneType} if needed else {Path}
     kinds = [it for it in get_args(hint) if it not in left_out]
     kinds = [it for it in kinds if "fsgan" not in str(it)]
     return reduce(or_, sorted(kinds, key=lambda kind: kind is str))
+
+
+@contextmanager
+def _noting_interrupts() -> Iterator[list[int]]:
+    """Lists the interrupts (Ctrl-C) that arrive, also where they are caught."""
+    noted = []
+
+    def note(number: int, frame: Any) -> None:
+        noted.append(number)
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ A range stands with the type: ``Annotated[FiniteFloat, Field(ge=0, le=1)]``. Typ
 strict: a whole number is a float, but no text is a number and no number a bool.
 """
 
+import os
 from collections.abc import Callable
 from functools import cache, wraps
 from inspect import signature
@@ -19,8 +20,6 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 AtLeastZero = Annotated[FiniteFloat, Field(ge=0)]
 AboveZero = Annotated[FiniteFloat, Field(gt=0)]
-
-_LONGEST = 80  # characters of a wrong value that are shown
 
 
 def checked(what: Function) -> Function:
@@ -61,7 +60,7 @@ def check(name: str, value: Any, kind: Any) -> None:
         _adapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
         raise ValueError(
-            f"{name} must be {_accepted(error)}, got {_short(repr(value))}"
+            f"{name} must be {_accepted(error)}, got {shorten(repr(value))}"
         ) from (error)
 
 
@@ -87,7 +86,17 @@ def read_json(path: Path, kind: Any, remedy: str) -> Any:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
         what = f"{place}: {first['msg']}" if place else first["msg"]
-        raise ValueError(f"{path} is damaged ({_short(what)}): {remedy}") from error
+        raise ValueError(f"{path} is damaged ({shorten(what)}): {remedy}") from error
+
+
+def check_two_folders(of_what: str, one: str | Path, other: str | Path) -> None:
+    """Refuses one folder in the place of two, also under two names.
+
+    Raises:
+        ValueError: they are the same.
+    """
+    if os.path.realpath(one) == os.path.realpath(other):
+        raise ValueError(f"{of_what} need two folders, got {one} for both")
 
 
 @cache
@@ -104,5 +113,6 @@ def _accepted(error: ValidationError) -> str:
     return " or ".join(dict.fromkeys(found))
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+def shorten(text: str, longest: int = 80) -> str:
+    """Cuts a text after so many characters."""
+    return text if len(text) <= longest else f"{text[:longest]}…"

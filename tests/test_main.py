@@ -2,16 +2,20 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import pytest
+from clips import gray_pictures, make_clip
 from test_credentials import own_certificate
 
 import fsgan
@@ -21,6 +25,8 @@ from fsgan.media import images
 from fsgan.media.credentials import sign
 from fsgan.media.provenance import image_xmp, read_marks, says_synthetic
 from fsgan.media.reader import probe
+from fsgan.models.checkpoint import read_settings
+from fsgan.validation import AboveZero, checked
 
 GRAY = np.full((16, 24, 3), 128, np.uint8)
 TINY = "--model.capacity lite --model.norm none --model.attention false"
@@ -41,6 +47,7 @@ class Inner:
     angle: float = 10.0
 
 
+@checked
 @dataclass(frozen=True)
 class Settings:
     """How it is done.
@@ -51,13 +58,9 @@ class Settings:
         inner: more of them.
     """
 
-    color: str = "lab"
-    limit: float | None = 0.5
+    color: Literal["lab", "none"] = "lab"
+    limit: AboveZero | None = 0.5
     inner: Inner = field(default_factory=Inner)
-
-    def __post_init__(self) -> None:
-        if self.color not in ("lab", "none"):
-            raise ValueError(f"color must be lab or none, got {self.color!r}")
 
 
 def stage(
@@ -65,6 +68,7 @@ def stage(
     other: str | Path | None,
     model: str | Path | fsgan.FaceSwapper,
     settings: Settings | None = None,
+    changes: Settings | Mapping | None = None,
     *,
     only: str | Path | fsgan.FaceSwapper | int | Collection[int] | None = None,
     fps: Fraction | float | None = None,
@@ -84,6 +88,7 @@ def stage(
         other: 100 % needed.
         model: its folder.
         settings: how.
+        changes: what to change.
         only: whose.
         fps: frames a second.
         size: width and height.
@@ -113,6 +118,8 @@ def parse(line: str) -> dict:
         ("--settings.color none", {"settings": Settings("none")}),
         ("--settings.limit null", {"settings": Settings(limit=None)}),
         ("--settings.inner.angle 5", {"settings": Settings(inner=Inner(5.0))}),
+        ("--changes.inner.angle 5", {"changes": {"inner": {"angle": 5.0}}}),
+        ("--changes.limit null", {"changes": {"limit": None}}),
     ],
 )
 def test_only_what_is_given_is_passed_and_as_its_own_type(options, expected):
@@ -121,19 +128,26 @@ def test_only_what_is_given_is_passed_and_as_its_own_type(options, expected):
     assert parse("0 b model")["source"] == 0
 
 
+def test_an_argument_that_may_be_none_may_be_left_out():
+    values = parse("a.mp4 --again true model")
+    wanted = {"source": "a.mp4", "other": None, "model": "model", "again": True}
+    assert values == wanted
+
+
 def test_the_help_is_that_of_the_docstrings(capsys):
     with pytest.raises(SystemExit) as stopped:
         parse("--help")
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
     words = " ".join(shown.split())
-    assert shown.startswith("usage: fsgan stage [OPTION ...] source other model\n")
+    assert shown.startswith("usage: fsgan stage [OPTION ...] source [other] model\n")
     assert "In two steps::\n\n    first, then\n    second\n" in shown
     for text in (
         "source what to read.",
         "other 100 % needed.",
-        "lab or none. (type: str, default: lab)",
-        "pixels; None: off. (type: float | null, default: 0.5)",
+        "lab or none. (type: Literal['lab', 'none'], default: lab)",
+        "pixels; None: off. (type: Optional[float], default: 0.5)",
+        "pixels; None: off. (type: Optional[float])",
         "degrees. (type: float, default: 10.0)",
     ):
         assert text in words
@@ -173,12 +187,22 @@ def test_arguments_go_to_a_file_and_back(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("a.mp4 b", "required: model"),
+        ("a.mp4", "required: other, model"),
         ("a.mp4 b model more", "unrecognized arguments: more"),
         ("a.mp4 b model --colour lab", "unrecognized arguments: --colour lab"),
-        ("a.mp4 b model --settings.color red", "color must be lab or none, got 'red'"),
-        ("a.mp4 b model --settings.limit wide", "settings.limit"),
-        ("a.mp4 b model --config missing.yaml", "missing.yaml"),
+        (
+            "a.mp4 b model --settings.color red",
+            "color must be 'lab' or 'none', got 'red'",
+        ),
+        (
+            "a.mp4 b model --settings.limit wide",
+            "settings.limit must be a valid number, got 'wide'",
+        ),
+        ("a.mp4 b model --settings.limit 0", "limit must be greater than 0, got 0"),
+        ("a.mp4 b model --changes.limit 0", "limit must be greater than 0, got 0"),
+        ("a.mp4 b model --changes.limit .inf", "limit must be a finite number, got"),
+        ("a.mp4 b model --changes.inner.angle x", "changes.inner.angle must be a"),
+        ("a.mp4 b model --again 3", "again must be a valid boolean, got '3'"),
     ],
 )
 def test_wrong_arguments_are_named(line, message, capsys):
@@ -190,6 +214,32 @@ def test_wrong_arguments_are_named(line, message, capsys):
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        (b"", "Unexpected config"),
+        (b"words", "Unexpected config: words"),
+        (b"{{[", "Problems parsing config"),
+        (b"settings: {limit: wide}", "settings.limit must be a valid number, got"),
+        (b"source: " + b"x" * 150_000 + b"\xff", "can't decode byte 0xff"),
+        (b"settings: " + b"x" * 150_000, "xxx"),
+    ],
+)
+def test_a_wrong_config_is_named_in_one_short_sentence(
+    tmp_path, capsys, content, message
+):
+    config = tmp_path / "stage.yaml"
+    if content is not None:
+        config.write_bytes(content)
+    with pytest.raises(SystemExit) as stopped:
+        parse(f"a.mp4 b model --config {config}")
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {config}: ") and message in error
+    assert len(error) < 700
+
+
 def test_a_recipe_is_a_config_of_train(tmp_path, capsys):
     assert main(["recipe", "quick", "--resolution", "96"]) == 0
     config = tmp_path / "train.yaml"
@@ -197,8 +247,8 @@ def test_a_recipe_is_a_config_of_train(tmp_path, capsys):
     line = f"a b model --config {config} --settings.batch_size 2"
     given = parse_arguments("fsgan train", train, line.split())
     wanted = recipe("quick", 96)
-    assert given["model"] == wanted.model
-    assert given["settings"] == replace(wanted.settings, batch_size=2)
+    assert given["model"] == asdict(wanted.model)
+    assert given["settings"] == asdict(wanted.settings) | {"batch_size": 2}
 
 
 # Commands and their exit status
@@ -402,6 +452,39 @@ def as_program(*arguments, options=()):
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
+
+
+@pytest.mark.slow
+def test_an_interrupted_training_is_saved_and_gives_130(two_people, tmp_path, capsys):
+    """Of one person, who cannot be put on another."""
+    model = tmp_path / "model"
+    line = (
+        f"-q train {two_people / 'a'} {model} --recipe single --settings.batch_size 1"
+    )
+    training = subprocess.Popen(
+        [sys.executable, "-m", "fsgan", *line.split()],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while training.poll() is None and not (model / "previews").exists():
+        time.sleep(0.1)
+    training.send_signal(signal.SIGINT)
+    _, error = training.communicate()
+    assert training.returncode == 130
+    assert "call train again" in error and "Traceback" not in error
+    [checkpoint] = (model / "checkpoints").iterdir()
+    done = read_settings(checkpoint)["iteration"]
+    # It goes on with what it had but for what is given.
+    more = f"--settings.iterations {done + 1} --settings.learning_rate 1e-5"
+    assert run(f"train {two_people / 'a'} {model} {more}") == 0
+    again = read_settings(model / "checkpoints" / f"iteration_{done + 1:07d}")
+    changed = {"iterations": done + 1, "learning_rate": 1e-5}
+    assert again["training"] == read_settings(checkpoint)["training"] | changed
+    clip = tmp_path / "clip.mp4"
+    make_clip(clip, gray_pictures(3))
+    assert run(f"convert {clip} {tmp_path / 'swap.mp4'} {model}") == 1
+    assert "knows one person" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,8 +1,9 @@
 import json
 import math
 import re
+import shutil
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -284,6 +285,38 @@ def test_other_settings_are_named_and_refused(faces, trained):
         fsgan.train(faces / "a", faces / "b", trained[0], resume=False)
 
 
+def test_some_settings_are_changed_by_name(faces, trained, tmp_path):
+    folder = shutil.copytree(trained[0], tmp_path / "model")
+    before = read_settings(trained[1])
+    more = {"iterations": before["iteration"] + 1, "learning_rate": 1e-5}
+    checkpoint = fsgan.train(faces / "a", faces / "b", folder, settings=more)
+    after = read_settings(checkpoint)
+    assert after["iteration"] == more["iterations"]
+    assert after["training"] == before["training"] | more
+    for changes, message in (
+        ({"losses": {"eyes": 1}}, r"\(losses.eyes was 30.0, is 1\): use the old"),
+        ({"iteration": 20}, "TrainSettings has no 'iteration', but iterations, batch"),
+        ({"losses": {"nose": 1}}, "LossWeights has no 'nose'"),
+        ({"iterations": 0}, "iterations must be greater than or equal to 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fsgan.train(faces / "a", faces / "b", folder, settings=changes)
+
+
+def test_a_recipe_is_changed_by_name(faces, tmp_path):
+    def look(iteration, picture):
+        raise KeyboardInterrupt  # before the first update
+
+    changes = {"model": {"latent": 8}, "settings": {"batch_size": 1}}
+    checkpoint = fsgan.train(
+        faces / "a", None, tmp_path, recipe="single", **changes, on_preview=look
+    )
+    model, settings = recipe("single")
+    saved = read_settings(checkpoint)
+    assert saved["model"] == replace(model, latent=8)
+    assert saved["training"] == asdict(settings) | {"batch_size": 1}
+
+
 @pytest.mark.parametrize("what", ["encoder", "all"])
 def test_another_pairs_model_is_a_start(faces, trained, tmp_path, what):
     networks = {}
@@ -381,7 +414,7 @@ def test_a_required_perceptual_loss_without_weights_is_refused(faces, tmp_path):
 def test_one_person_trains_alone(faces, tmp_path):
     run_one(faces, tmp_path, 3)
     assert read_image(tmp_path / "previews" / "0000003.png").shape[0] == 16 + 2 * 64
-    with pytest.raises(ValueError, match=r"knows 1 person.*faces_b must be None"):
+    with pytest.raises(ValueError, match="knows one person: leave out faces_b"):
         fsgan.train(faces / "a", faces / "b", tmp_path / "two", model=SINGLE)
 
 
@@ -436,14 +469,26 @@ def test_more_minutes_midway_wait_where_the_schedule_was(faces, tmp_path, steps)
 
 def test_a_recipe_stands_for_model_and_settings(faces, tmp_path):
     folders = faces / "a", faces / "b", tmp_path
-    with pytest.raises(ValueError, match="give it alone, or give both"):
+    with pytest.raises(ValueError, match="give it alone, or with what to change"):
         fsgan.train(*folders, recipe="quick", model=MODEL)
     with pytest.raises(ValueError, match="settings go with a model"):
         fsgan.train(*folders, settings=TrainSettings(1))
     with pytest.raises(ValueError, match="recipe must be one of quick"):
         fsgan.train(*folders, recipe="fast")
-    with pytest.raises(ValueError, match="minutes must be above 0 or None, got 0"):
+    with pytest.raises(ValueError, match="minutes must be greater than 0, got 0"):
         fsgan.train(*folders, minutes=0)
+
+
+def test_a_and_b_are_two_folders_and_two_persons(faces, tmp_path):
+    (tmp_path / "also_a").symlink_to(faces / "a")
+    for other in (faces / "a", faces / "b" / ".." / "a", tmp_path / "also_a"):
+        with pytest.raises(ValueError, match="A and B need two folders, got"):
+            fsgan.train(faces / "a", other, tmp_path / "model")
+    with pytest.raises(ValueError, match=r'two persons.*recipe="single"'):
+        fsgan.train(faces / "a", None, tmp_path / "model")
+    with pytest.raises(ValueError, match="one person: leave out faces_b"):
+        fsgan.train(faces / "a", faces / "b", tmp_path / "model", recipe="single")
+    assert not (tmp_path / "model").exists()
 
 
 def test_quick_is_what_is_trained_first_and_learns_the_faces_mask(faces, tmp_path):

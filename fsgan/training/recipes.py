@@ -8,8 +8,9 @@ first deepfakes): the encoder is shared, the decoders are not, so a face may go 
 and come out as B.
 """
 
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, FiniteFloat
 
@@ -122,3 +123,28 @@ def recipe(name: str, resolution: int = 64, capacity: str | None = None) -> Reci
     model, settings = RECIPES[name]
     capacity = capacity or model.capacity
     return Recipe(replace(model, resolution=resolution, capacity=capacity), settings)
+
+
+def changed(settings: Any, changes: Any) -> Any:
+    """Changes some of the settings, and leaves the others as they are.
+
+    Args:
+        settings: a dataclass, perhaps of others.
+        changes: by name, likewise for those within; or other settings, to take in
+            their place.
+
+    Returns:
+        The new settings.
+
+    Raises:
+        ValueError: there is no such setting, or a value is out of its range.
+    """
+    if not (is_dataclass(settings) and isinstance(changes, Mapping)):
+        return changes
+    known = [field.name for field in fields(settings)]
+    if unknown := [name for name in changes if name not in known]:
+        raise ValueError(
+            f"{type(settings).__name__} has no {unknown[0]!r}, but {', '.join(known)}"
+        )
+    new = {name: changed(getattr(settings, name), to) for name, to in changes.items()}
+    return replace(settings, **new)

@@ -2,20 +2,21 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from fsgan.data.augmentation import AugmentationSettings
 from fsgan.data.dataset import FaceSet, batches, load_faces, split_faces
 from fsgan.media.images import write_image
 from fsgan.media.provenance import image_xmp
 from fsgan.models.checkpoint import (
+    SETTINGS,
     latest_checkpoint,
     load_checkpoint,
     read_settings,
@@ -27,7 +28,6 @@ from fsgan.models.precision import computing_in, fastest_precision
 from fsgan.models.vggface import load_vggface
 from fsgan.training.backend import explained_out_of_memory
 from fsgan.training.gan import FaceSwapGAN, Phase
-from fsgan.training.losses import LossWeights
 from fsgan.training.monitor import (
     PREVIEWS,
     TrainingLog,
@@ -35,8 +35,9 @@ from fsgan.training.monitor import (
     make_timelapse,
     reconstruction_error,
 )
-from fsgan.training.recipes import TrainSettings
+from fsgan.training.recipes import Recipe, TrainSettings, changed
 from fsgan.training.recipes import recipe as find_recipe
+from fsgan.validation import AboveZero, check_two_folders, checked
 
 log = logging.getLogger(__name__)
 
@@ -77,20 +78,21 @@ def phase_at(progress: float) -> Phase:
     return [phase for phase in PHASES if phase.start <= progress][-1]
 
 
+@checked
 def train(
     faces_a: str | Path,
     faces_b: str | Path | None,
     model_dir: str | Path,
     *,
     recipe: str | None = None,
-    minutes: float | None = None,
+    minutes: AboveZero | None = None,
     masks_a: str | Path | None = None,
     masks_b: str | Path | None = None,
-    model: ModelConfig | None = None,
-    settings: TrainSettings | None = None,
+    model: ModelConfig | Mapping | None = None,
+    settings: TrainSettings | Mapping | None = None,
     resume: bool = True,
     start_from: str | Path | None = None,
-    transfer: str = "all",
+    transfer: Literal["encoder", "all"] = "all",
     on_preview: Callable[[int, np.ndarray], None] | None = None,
 ) -> Path:
     """Trains a model that turns A's face into B's and B's into A's.
@@ -107,21 +109,23 @@ def train(
 
     Args:
         faces_a: Folder of A's crops, as of `fsgan.extract_faces`.
-        faces_b: Folder of B's crops; None where the model knows one person only.
+        faces_b: Folder of B's crops; None, or on the command line left out, where the
+            model knows one person only.
         model_dir: Folder of the model, made when it is missing.
         recipe: "quick" for a swap in minutes, "v2.2", "autoencoder" or "single", as of
-            `fsgan.recipe`; it stands for `model` and `settings`. None takes those
-            given, or those of the checkpoint, or "quick".
+            `fsgan.recipe`; it stands for `model` and `settings`, of which some may be
+            changed. None takes those given, or those of the checkpoint, or "quick".
         minutes: How long to train from now on, instead of to a number of iterations;
             the schedule is scaled to it.
         masks_a: Folder of A's masks, as of `fsgan.make_masks`. None takes `masks/a` or
             `eye_masks/a` where they lie beside `faces/a`; a recipe that learns the
             face's mask draws what is missing, others train without weight on the eyes.
         masks_b: Folder of B's masks.
-        model: The architecture; None takes that of the checkpoint.
-        settings: How to train; None takes those of the checkpoint. Those may only be
-            changed in `iterations`, `learning_rate`, `precision`, `preview_every`,
-            `backup_every` and `keep`.
+        model: The architecture; None takes that of the checkpoint, or of the recipe.
+        settings: How to train, likewise; or what to change of it, the rest stays:
+            `{"iterations": 2000}`. Those of a checkpoint may only be changed in
+            `iterations`, `learning_rate`, `precision`, `preview_every`, `backup_every`
+            and `keep`.
         resume: Whether to go on where the model folder holds a checkpoint; if not, such
             a folder is refused.
         start_from: Model folder of another training, whose weights to start with.
@@ -150,13 +154,15 @@ def train(
             "with resume=True"
         )
     model, settings = _settings(checkpoint, recipe, model, settings)
-    if minutes is not None and not minutes > 0:
-        raise ValueError(f"minutes must be above 0 or None, got {minutes!r}")
-    if (faces_b is None) != (model.people == 1):
+    if model.people == 1 and faces_b is not None:
+        raise ValueError("the model knows one person: leave out faces_b, or give None")
+    if model.people == 2 and faces_b is None:
         raise ValueError(
-            f"the model knows {model.people} person(s): faces_b must be "
-            + ("None" if model.people == 1 else "a folder of faces")
+            "the model knows two persons: give faces_a, faces_b and model_dir; "
+            'recipe="single" trains on one'
         )
+    if faces_b is not None:
+        check_two_folders("A and B", faces_a, faces_b)
     folders = [(faces_a, masks_a), (faces_b, masks_b)][: model.people]
     learns_masks = bool(settings.losses.face or settings.losses.alpha)
     faces = [
@@ -358,31 +364,36 @@ class _Training:
 def _settings(
     checkpoint: Path | None,
     recipe: str | None,
-    model: ModelConfig | None,
-    settings: TrainSettings | None,
-) -> tuple[ModelConfig, TrainSettings]:
-    """What to train and how: as given, as the checkpoint says, or by a recipe."""
-    if recipe is not None:
-        if model or settings:
-            raise ValueError(
-                "recipe stands for model and settings: give it alone, or give both as "
-                "of fsgan.recipe(...), changed to your liking"
-            )
-        model, settings = find_recipe(recipe)
-        if checkpoint:
-            saved = read_settings(checkpoint)["model"]
-            sizes = ("resolution", "capacity", "latent", "coverage")
-            if replace(model, **{it: getattr(saved, it) for it in sizes}) == saved:
-                model = settings = None  # of that recipe already
-    if checkpoint:
-        return _settings_to_go_on(checkpoint, model, settings)
-    if model is None and settings is None:
-        return find_recipe("quick")
-    if model is None:
+    model: ModelConfig | Mapping | None,
+    settings: TrainSettings | Mapping | None,
+) -> Recipe:
+    """What to train and how: as given; else as the checkpoint says, or a recipe."""
+    whole = isinstance(model, ModelConfig), isinstance(settings, TrainSettings)
+    if recipe is not None and any(whole):
         raise ValueError(
-            "settings go with a model: give both, as of fsgan.recipe(...), or a recipe"
+            "recipe stands for model and settings: give it alone, or with what to "
+            "change of them by name, as in settings={'batch_size': 4}"
         )
-    return model, settings or TrainSettings()
+    base = find_recipe(recipe or "quick")
+    if checkpoint:
+        saved = _read_saved(checkpoint)
+        sizes = ("resolution", "capacity", "latent", "coverage")
+        sized = {name: getattr(saved.model, name) for name in sizes}
+        if recipe is None or replace(base.model, **sized) == saved.model:
+            base = Recipe(saved.model, saved.settings or TrainSettings())
+    elif whole == (False, True):
+        raise ValueError(
+            "settings go with a model: give both, as of fsgan.recipe(...), or a recipe "
+            "and what to change by name, as in settings={'batch_size': 4}"
+        )
+    elif whole[0]:
+        base = Recipe(model, TrainSettings())
+    wanted = Recipe(
+        changed(base.model, model or {}), changed(base.settings, settings or {})
+    )
+    if checkpoint:
+        _refuse_changes(checkpoint, saved, wanted)
+    return wanted
 
 
 def _masks_beside(faces_dir: Path) -> Path | None:
@@ -395,22 +406,24 @@ def _masks_beside(faces_dir: Path) -> Path | None:
     return next(filter(Path.is_dir, beside), None)
 
 
-def _settings_to_go_on(
-    checkpoint: Path, model: ModelConfig | None, settings: TrainSettings | None
-) -> tuple[ModelConfig, TrainSettings]:
-    """The checkpoint's settings, with changes where they are allowed."""
+def _read_saved(checkpoint: Path) -> Recipe:
+    """What is trained in a checkpoint, and how: None for weights trained elsewhere."""
     saved = read_settings(checkpoint)
-    saved_model = saved["model"]
-    if "training" in saved:
-        training = dict(saved["training"])
-        training["augmentation"] = AugmentationSettings(**training["augmentation"])
-        training["losses"] = LossWeights(**training["losses"])
-        saved_settings = TrainSettings(**training)
-    else:  # weights trained elsewhere
-        saved_settings = settings or TrainSettings()
-    model, settings = model or saved_model, settings or saved_settings
-    was = _flat(asdict(saved_model) | asdict(saved_settings))
-    now = _flat(asdict(model) | asdict(settings))
+    if "training" not in saved:
+        return Recipe(saved["model"], None)
+    try:  # older ones lack what has been added since
+        return Recipe(saved["model"], changed(TrainSettings(), saved["training"]))
+    except ValueError as error:
+        raise ValueError(
+            f"{checkpoint / SETTINGS} is damaged ({error}): restore it, or delete the "
+            f"folder {checkpoint} to use the checkpoint before"
+        ) from error
+
+
+def _refuse_changes(checkpoint: Path, saved: Recipe, wanted: Recipe) -> None:
+    """Refuses changes by which a training would be another one."""
+    was = _flat(asdict(saved.model) | asdict(saved.settings or wanted.settings))
+    now = _flat(asdict(wanted.model) | asdict(wanted.settings))
     differences = [
         f"{name} was {was[name]!r}, is {value!r}"
         for name, value in now.items()
@@ -421,7 +434,6 @@ def _settings_to_go_on(
             f"{checkpoint.parents[1]} holds a training with other settings "
             f"({'; '.join(differences)}): use the old ones, or another model folder"
         )
-    return model, settings
 
 
 def _flat(settings: dict) -> dict:
