@@ -5,6 +5,10 @@ import numpy as np
 
 from fsgan.faces.geometry import MEAN_LANDMARKS
 
+PROFILE = 52.0
+"""Degrees of `estimate_yaw` from which on a face is in profile: it is not swapped, as a
+crop shows half of it, half of what is behind it. Three-quarter views give up to 47."""
+
 DEPTH_OF_NOSE = 0.42
 """By how many eye distances the tip of the nose lies in front of eyes and mouth."""
 
@@ -60,6 +64,29 @@ def estimate_head_pose(landmarks: np.ndarray) -> np.ndarray:
         head_model(), points / size, camera, None, flags=cv2.SOLVEPNP_SQPNP
     )
     return _angles(cv2.Rodrigues(turn)[0])
+
+
+def estimate_yaw(landmarks: np.ndarray) -> np.ndarray:
+    """Estimates how far heads are turned, from where the nose lies across the face.
+
+    Faster than `estimate_head_pose`, and a smile counts less, as the widths of eyes and
+    mouth are averaged. True to a few degrees up to 50; a profile gives 50 to 70. (The
+    mesh of `estimate_mesh_pose` never shows more than 48.)
+
+    Args:
+        landmarks: float (..., 5, 2), (x, y) pixels, in the order of the detector.
+
+    Returns:
+        float64 (...), degrees, positive to the right as seen in the image.
+    """
+    points, model = np.asarray(landmarks, np.float64), head_model()
+    brow = points[..., :2, :].mean(-2, keepdims=True)
+    down = points[..., 3:, :].mean(-2, keepdims=True) - brow
+    across = down[..., ::-1] * (1, -1)
+    place = ((points - brow) * across).sum(-1)
+    widths = place[..., [1, 4]] - place[..., [0, 3]]
+    widths = (widths / (model[[1, 4]] - model[[0, 3]])[:, 0]).mean(-1)
+    return np.degrees(np.arctan2(place[..., 2] / -model[2, 2], widths))
 
 
 def estimate_mesh_pose(mesh: np.ndarray, depth: np.ndarray) -> np.ndarray:

@@ -159,6 +159,9 @@ class FaceTracker:
     overlaps none, as after a cut, starts a new track from its own measurement; where a
     cut leads to nearly the same place, the track's filter starts anew: another run. So
     nothing is smoothed across a cut or from one person to another.
+
+    Attributes:
+        cuts: how many were seen so far.
     """
 
     def __init__(
@@ -185,7 +188,7 @@ class FaceTracker:
             raise ValueError(f"search_every must be at least 1, got {search_every}")
         self._detector, self._search_every = detector, search_every
         self._smooths, self._noise = noise is not None, noise or _NOISE
-        self._cuts = CutDetector()
+        self._cut_detector, self.cuts = CutDetector(), 0
         self._frames = 0
         self._tracks: list[_Track] = []
         self._numbers, self._runs = count(), count()
@@ -200,8 +203,8 @@ class FaceTracker:
         Returns:
             The faces found in it.
         """
-        if self._cuts.is_cut(frame):
-            self._tracks = []
+        if self._cut_detector.is_cut(frame):
+            self._tracks, self.cuts = [], self.cuts + 1
         search = not self._tracks or self._frames % self._search_every == 0
         self._frames += 1
         expected = self.expected_boxes()

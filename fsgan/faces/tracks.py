@@ -4,18 +4,24 @@ import base64
 import html
 import json
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
+from pydantic import Base64Bytes, Field
+from skimage.filters import apply_hysteresis_threshold
 from tqdm.auto import tqdm
+from typing_extensions import TypedDict
 
 from fsgan.faces.detector import FaceDetector
-from fsgan.faces.geometry import Face, align, crop_matrix
+from fsgan.faces.geometry import Face, align, crop_matrix, intersection_over_union
+from fsgan.faces.pose import PROFILE, estimate_yaw
 from fsgan.faces.tracking import FaceTracker, smooth
 from fsgan.media.files import write_beside
 from fsgan.media.images import (
@@ -27,13 +33,19 @@ from fsgan.media.images import (
 )
 from fsgan.media.prefetch import prefetch
 from fsgan.media.reader import Frame, VideoInfo, probe, read_frames, time_limits
+from fsgan.validation import read_json
 
 log = logging.getLogger(__name__)
 
-_VERSION = 2  # Raise it when faces are found or linked otherwise.
+_VERSION = 3  # Raise it when faces are found or linked otherwise.
 # Looking both ways smooths so much better that it may follow so much faster: a still
 # face still shakes less than half as much as looking back, and fast heads stay sharp.
 _BOTH_WAYS = 6
+_GAP = 0.5  # seconds between two sights of a face, at most
+_SAME_PLACE = 0.5  # intersection over union, of the boxes at both ends of a gap
+_LONE = 3  # frames: so short a run between frames without the face is none
+_FRONTAL = PROFILE - 4  # degrees; next to a profile it takes so little to be a face
+_LONGEST_STEP = 1000  # frames; of a damaged file more would be filled
 _CROPS = 8  # of a track, at most
 _CROP = 144  # pixels, the side of these; dlib's network sees 150
 _TILE = 96  # pixels, of the contact sheet
@@ -50,10 +62,52 @@ _ROW = np.dtype(
         ("landmarks", np.float64, (5, 2)),  # likewise
         ("smoothed_box", np.float64, 4),
         ("smoothed_landmarks", np.float64, (5, 2)),
+        ("profile", np.bool_),  # turned too far to be swapped
     ]
 )
 # Crops of each track, with the index of the frame that each is of, as JPEG.
 _Crops = dict[int, list[tuple[int, bytes]]]
+
+_Index = Annotated[int, Field(ge=0, lt=2**31)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Seconds = Annotated[float, Field(ge=0, le=1e9)]
+_Pixels = Annotated[float, Field(ge=-1e6, le=1e6)]
+_Box = Annotated[list[_Pixels], Field(min_length=4, max_length=4)]
+_Point = Annotated[list[_Pixels], Field(min_length=2, max_length=2)]
+_Points = Annotated[list[_Point], Field(min_length=5, max_length=5)]
+_JPEGs = list[tuple[_Index, Base64Bytes]]
+
+
+class _Entry(TypedDict):
+    """A row in the tracks file."""
+
+    frame: _Index
+    time: _Seconds
+    track: _Index
+    run: _Index
+    confidence: _Share | None
+    box: _Box | None
+    landmarks: _Points | None
+    smoothed_box: _Box
+    smoothed_landmarks: _Points
+    profile: bool
+
+
+class _Record(TypedDict):
+    """The tracks file."""
+
+    version: int
+    source: str
+    bytes: int
+    modified: int
+    fps: str
+    min_face: float
+    min_confidence: float
+    search_every: int
+    start: float
+    end: float | None
+    faces: list[_Entry]
+    crops: dict[_Index, Annotated[_JPEGs, Field(min_length=1, max_length=_CROPS)]]
 
 
 @dataclass(frozen=True)
@@ -73,7 +127,8 @@ class FaceTracks:
 
     Attributes:
         source: the video.
-        tracks: the faces, in the order in which they appear.
+        tracks: the faces, in the order in which they appear; none that is only seen in
+            profile.
         contact_sheet: RGB uint8 picture, a row for each track; None without tracks.
     """
 
@@ -83,7 +138,7 @@ class FaceTracks:
         self._rows, self._crops = rows, crops
         self._frames = rows["frame"].copy()  # to be searched fast
         self.tracks: list[Track] = []
-        found = rows[~np.isnan(rows["confidence"])]
+        found = rows[~np.isnan(rows["confidence"]) & ~rows["profile"]]
         for number in np.unique(found["track"]).tolist():
             seen = found[found["track"] == number][["frame", "time"]]
             (first, start), (last, end) = seen[[0, -1]].tolist()
@@ -104,14 +159,15 @@ class FaceTracks:
         return picture_html(self.contact_sheet)
 
     def faces(self, frame: int, only: Collection[int] | None = None) -> list[Face]:
-        """Gives the smoothed faces of one frame.
+        """Gives the smoothed faces of one frame that can be swapped.
 
         Args:
             frame: its index in the video.
             only: numbers of the tracks wanted; None wants all.
 
         Returns:
-            The faces; the confidence of one that the detector missed is 0.
+            The faces, none in profile; the confidence of one that the detector missed
+            is 0.
         """
         first, last = np.searchsorted(self._frames, [frame, frame + 1])
         return [
@@ -123,8 +179,19 @@ class FaceTracks:
                 int(row["run"]),
             )
             for row in self._rows[first:last]
-            if only is None or row["track"] in only
+            if not row["profile"] and (only is None or row["track"] in only)
         ]
+
+    def frames_in_profile(self, only: Collection[int] | None = None) -> int:
+        """Counts the frames in which a face is turned too far to be swapped.
+
+        Args:
+            only: numbers of the tracks that count; None counts all.
+        """
+        rows = self._rows[self._rows["profile"]]
+        if only is not None:
+            rows = rows[np.isin(rows["track"], list(only))]
+        return len(np.unique(rows["frame"]))
 
     def crops(self, tracks: Sequence[Track]) -> list[np.ndarray]:
         """Gives some aligned crops of each track, evenly spread over its length.
@@ -136,12 +203,7 @@ class FaceTracks:
             For each track RGB uint8 (n, 144, 144, 3), 1 <= n <= 8.
         """
         return [
-            np.stack(
-                [
-                    cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
-                    for _, jpeg in self._crops[track.number]
-                ]
-            )
+            np.stack([_decode(jpeg) for _, jpeg in self._crops[track.number]])
             for track in tracks
         ]
 
@@ -178,7 +240,8 @@ def follow_faces(
 
     Writes two files: `<out>.tracks.json` says for each frame and track where the face
     was found (box, five points, confidence; null where the detector missed it for up to
-    5 frames) and where it is once smoothed, and holds a few crops of each track;
+    half a second or 5 frames), where it is once smoothed, and whether it is in profile,
+    too far turned to be swapped, and holds a few crops of each track;
     `<out>.tracks.png` shows these with the tracks' numbers. Where the first is there
     already, made from the same file with the same settings, for this stretch or a
     longer one, the video is not read again. Memory: 256 bytes a face and frame.
@@ -227,6 +290,8 @@ def follow_faces(
         rows = _smooth(found, smoothing)
         _write(path, made_from | {"smoothing": smoothing}, rows, crops)
     tracks = FaceTracks(source, *_within(rows, crops, start, end))
+    if in_profile := tracks.frames_in_profile():
+        log.info("%s: a face in profile is left alone in %d frames", source, in_profile)
     sheet = tracks_file.with_suffix(".png")
     if tracks.contact_sheet is None:
         sheet.unlink(missing_ok=True)
@@ -255,7 +320,7 @@ def _write(path: Path, made_from: dict, rows: np.ndarray, crops: _Crops) -> None
     with path.open("w", encoding="utf-8") as file:
         file.write(json.dumps({"version": _VERSION} | made_from)[:-1] + ', "faces": [')
         for index, row in enumerate(rows):
-            entry = {name: row[name].tolist() for name in _ROW.names}
+            entry: dict = {name: row[name].tolist() for name in _ROW.names}
             if np.isnan(row["confidence"]):
                 entry |= {"confidence": None, "box": None, "landmarks": None}
             file.write(("," if index else "") + "\n" + json.dumps(entry))
@@ -267,35 +332,59 @@ def _read(path: Path, made_from: dict) -> tuple[dict, np.ndarray, _Crops] | None
 
     The smoothed points in the rows are out of date. A damaged file counts as none.
     """
-    if not path.is_file():
+    if not path.is_file() or _is_older(path):
         return None
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        if known.pop("version") != _VERSION:
-            return None
+        known = read_json(path, _Record, "the faces are searched again")
         rows = [
             tuple(entry[name] for name in _ROW.names)
             for entry in known.pop("faces")
-            if entry["box"] is not None
+            if None not in (entry["confidence"], entry["box"], entry["landmarks"])
         ]
-        crops = {
-            int(number): [(frame, base64.b64decode(jpeg)) for frame, jpeg in of_track]
-            for number, of_track in known.pop("crops").items()
-        }
-        if missing := {row[2] for row in rows} - set(crops):
-            raise KeyError(f"crops of track {min(missing)}")
-        same = all(
-            known[name] == value
-            for name, value in made_from.items()
-            if name not in ("start", "end")
-        )
-        starts = known["start"] <= made_from["start"]
-        ends = (made_from["end"] or np.inf) <= (known["end"] or np.inf)
-        found = np.array(rows, _ROW)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        log.warning("%s is damaged (%r): the faces are searched again", path, error)
+        found, crops = np.array(rows, _ROW), known.pop("crops")
+        _check_found(path, found, crops)
+    except ValueError as error:
+        log.warning("%s", error)
         return None
+    same = all(
+        known[name] == value
+        for name, value in made_from.items()
+        if name not in ("start", "end")
+    )
+    starts = known["start"] <= made_from["start"]
+    ends = (made_from["end"] or np.inf) <= (known["end"] or np.inf)
     return (known, found, crops) if same and starts and ends else None
+
+
+def _is_older(path: Path) -> bool:
+    """Whether a tracks file is whole, but of a program that found faces otherwise."""
+    with path.open("rb") as file:
+        head = re.match(rb'{"version": (\d+),', file.read(40))
+    return head is not None and int(head[1]) != _VERSION
+
+
+def _check_found(path: Path, found: np.ndarray, crops: _Crops) -> None:
+    """Raises where rows or crops of a tracks file do not belong together."""
+    of_runs = np.sort(found, order=["run", "frame"])
+    same = of_runs["run"][1:] == of_runs["run"][:-1]
+    steps = np.diff(of_runs["frame"])[same]
+    pictures = [jpeg for of_track in crops.values() for _, jpeg in of_track]
+    if steps.size and not 1 <= steps.min() <= steps.max() <= _LONGEST_STEP:
+        what = "frames of one face that do not follow each other"
+    elif (np.diff(of_runs["track"])[same] != 0).any():
+        what = "one face with two numbers"
+    elif missing := set(found["track"].tolist()) - set(crops):
+        what = f"no crops of track {min(missing)}"
+    elif any(np.shape(_decode(jpeg)) != (_CROP, _CROP, 3) for jpeg in pictures):
+        what = "a crop that is no picture"
+    else:
+        return
+    raise ValueError(f"{path} is damaged ({what}): the faces are searched again")
+
+
+def _decode(jpeg: bytes) -> np.ndarray | None:
+    """A crop, RGB uint8; None where it cannot be decoded."""
+    return cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
 
 
 @dataclass
@@ -317,9 +406,6 @@ class _CropSampler:
                 self.every *= 2
         self.seen += 1
 
-    def chosen(self) -> list[tuple[int, bytes]]:
-        return evenly(self.kept, min(_CROPS, 1 + self.seen // 4))
-
 
 def _search(
     info: VideoInfo,
@@ -330,6 +416,7 @@ def _search(
 ) -> tuple[np.ndarray, _Crops]:
     """Rows of the faces found, not smoothed yet, and crops of each track."""
     found, samplers = bytearray(), defaultdict(_CropSampler)
+    borders: list[int] = []  # first frames of the shots, and the one behind the last
     count = info.frames_between(start, end)
     frames = prefetch(read_frames(info.path, start, end, fps), ahead=4)
     for frame in tqdm(frames, "find faces", count, unit="frame"):
@@ -337,10 +424,102 @@ def _search(
             samplers[face.track].add(frame, as_found)
             place = (frame.index, float(frame.time), face.track, face.run)
             points = as_found.box.round(3), as_found.landmarks.round(3)
-            row = (*place, round(as_found.confidence, 6), *points, *points)
+            row = (*place, round(as_found.confidence, 6), *points, *points, False)
             found += np.array([row], _ROW).tobytes()
-    crops = {number: sampler.chosen() for number, sampler in samplers.items()}
-    return np.frombuffer(found, _ROW), crops
+        if tracker.cuts == len(borders):
+            borders.append(frame.index)
+    rows = np.frombuffer(found, _ROW)
+    crops = {number: sampler.kept for number, sampler in samplers.items()}
+    return _tidy(info.path, rows, crops, np.array([*borders, frame.index + 1]))
+
+
+def _tidy(
+    path: Path, rows: np.ndarray, crops: _Crops, borders: np.ndarray
+) -> tuple[np.ndarray, _Crops]:
+    """Closes gaps, drops lone runs, numbers the tracks anew and chooses their crops."""
+    linked, closed = _link(rows, borders)
+    kept = _is_kept(linked, borders)
+    numbers, places = np.unique(linked["track"][kept], return_inverse=True)
+    chosen = {}
+    for new, number in enumerate(numbers.tolist()):
+        parts = np.unique(rows["track"][linked["track"] == number]).tolist()
+        of_track = [crop for part in parts for crop in crops[part]]
+        seen = np.count_nonzero(linked["track"][kept] == number)
+        chosen[new] = evenly(of_track, min(_CROPS, 1 + seen // 4))
+    dropped = len(np.unique(linked["run"][~kept]))
+    log.info("%s: %d gaps closed, %d lone faces dropped", path, closed, dropped)
+    linked = linked[kept]
+    linked["track"] = places
+    return linked, chosen
+
+
+def _of_runs(rows: np.ndarray) -> list[np.ndarray]:
+    """Indices of the rows of each run, the runs in the order in which they begin."""
+    order = np.argsort(rows["run"], kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(rows["run"][order])) + 1)
+    return sorted((part for part in parts if part.size), key=lambda part: part[0])
+
+
+def _link(rows: np.ndarray, borders: np.ndarray) -> tuple[np.ndarray, int]:
+    """Joins runs between which a face was lost for a moment; and says how many.
+
+    That is within one shot, and where the face comes back to where it was, or moved on.
+    """
+    rows, closed = rows.copy(), 0
+    shots = np.searchsorted(borders, rows["frame"], "right")
+    open_runs: list[np.ndarray] = []
+    for run in _of_runs(rows):
+        first = rows[run[0]]
+        recent = first["time"] - _GAP - 1e-6
+        open_runs = [other for other in open_runs if rows["time"][other[-1]] >= recent]
+        overlaps = {
+            index: _overlap(rows[other], rows[run])
+            for index, other in enumerate(open_runs)
+            if shots[other[-1]] == shots[run[0]]
+            and rows["frame"][other[-1]] < first["frame"] - 1
+            and _may_be_one(rows, rows["track"][other[0]], first["track"])
+        }
+        best = max(overlaps, key=overlaps.get, default=None)
+        if best is not None and overlaps[best] >= _SAME_PLACE:
+            before = open_runs.pop(best)
+            same_track = rows["track"] == first["track"]
+            rows["track"][same_track] = rows["track"][before[0]]
+            rows["run"][run] = rows["run"][before[0]]
+            run, closed = np.concatenate([before, run]), closed + 1
+        open_runs.append(run)
+    return rows, closed
+
+
+def _may_be_one(rows: np.ndarray, track: int, later: int) -> bool:
+    """Whether a track is over when another begins, or they are the same."""
+    last = rows["frame"][rows["track"] == track][-1]
+    return track == later or last < rows["frame"][rows["track"] == later][0]
+
+
+def _overlap(before: np.ndarray, after: np.ndarray) -> float:
+    """How well boxes at both ends of a gap agree, at rest or moving on, in [0, 1]."""
+    ends = before["box"][-1], after["box"][0]
+    half = (after["frame"][0] - before["frame"][-1]) / 2
+    met = ends[0] + half * _velocity(before[-5:]), ends[1] - half * _velocity(after[:5])
+    return max(intersection_over_union(*pair).item() for pair in (ends, met))
+
+
+def _velocity(rows: np.ndarray) -> np.ndarray:
+    """Of a box over some frames, pixels a frame."""
+    frames = rows["frame"][-1] - rows["frame"][0]
+    return (rows["box"][-1] - rows["box"][0]) / max(frames, 1)
+
+
+def _is_kept(rows: np.ndarray, borders: np.ndarray) -> np.ndarray:
+    """Marks the rows of runs that are no flash: long, beside another, or at a cut."""
+    kept = np.ones(len(rows), bool)
+    for run in _of_runs(rows):
+        frames, track = rows["frame"][run], rows["track"][run[0]]
+        outside = frames[0] - 1, frames[-1] + 1
+        if len(run) <= _LONE and not np.isin([frames[0], outside[1]], borders).any():
+            beside = np.isin(rows["frame"], outside) & (rows["track"] == track)
+            kept[run] = beside.any()
+    return kept
 
 
 def _smooth(found: np.ndarray, smoothing: float | None) -> np.ndarray:
@@ -363,6 +542,8 @@ def _smooth(found: np.ndarray, smoothing: float | None) -> np.ndarray:
             if smoothing is not None:
                 path = smooth(path, seen, _BOTH_WAYS * smoothing).round(3)
             rows[f"smoothed_{name}"] = path
+        yaw = np.abs(estimate_yaw(rows["smoothed_landmarks"]))
+        rows["profile"] = apply_hysteresis_threshold(yaw, _FRONTAL, PROFILE)
         runs.append(rows)
     return np.sort(np.concatenate(runs), order=["frame", "track"])
 
