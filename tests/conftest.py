@@ -10,13 +10,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 os.environ["FSGAN_OFFLINE"] = "1"  # no test waits for a download
+import cv2
 import numpy as np
 import pytest
 from matplotlib.cbook import get_sample_data
+from scipy.spatial import Delaunay
 from skimage.data import astronaut
 
 from fsgan.faces.detector import FaceDetector
 from fsgan.faces.geometry import align, crop_matrix
+from fsgan.faces.mesh import FaceMesh
 from fsgan.media.images import read_image, write_image
 
 
@@ -45,6 +48,34 @@ def two_people(tmp_path_factory) -> Path:
         write_image(folder / "a" / f"{number}.png", np.roll(face, 4 * number, axis=1))
         write_image(folder / "b" / f"{number}.png", np.roll(255 - face, number, axis=0))
     return folder
+
+
+def turn_face(image, landmarks, degrees):
+    """The face alone, turned to the right: its mesh, painted from back to front."""
+    points, depth = FaceMesh().with_depth(image, landmarks)
+    corners, angle = points[: len(depth)], np.radians(degrees)
+    middle = corners[:, 0].mean()
+    across, turned = corners[:, 0] - middle, corners.copy()
+    turned[:, 0] = middle + across * np.cos(angle) - depth * np.sin(angle)
+    away = across * np.sin(angle) + depth * np.cos(angle)
+    canvas, triangles = np.full_like(image, 110), Delaunay(corners).simplices
+    for triangle in triangles[np.argsort(-away[triangles].mean(axis=1))]:
+        matrix = cv2.getAffineTransform(corners[triangle], turned[triangle])
+        mask = np.zeros(image.shape[:2], np.uint8)
+        cv2.fillConvexPoly(mask, turned[triangle].round().astype(int), 1)
+        left, top, width, height = cv2.boundingRect(mask)
+        matrix[:, 2] -= left, top
+        patch = cv2.warpAffine(image, matrix, (width, height))
+        place = slice(top, top + height), slice(left, left + width)
+        canvas[place] = np.where(mask[place][..., None], patch, canvas[place])
+    return canvas
+
+
+@pytest.fixture(scope="session")
+def turning(portrait, detector) -> dict[int, np.ndarray]:
+    """The portrait's face by the degrees to which it is turned."""
+    [face] = detector.detect(portrait)
+    return {it: turn_face(portrait, face.landmarks, it) for it in range(0, 81, 10)}
 
 
 def _views(image, detector, count=8) -> np.ndarray:

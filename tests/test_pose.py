@@ -11,8 +11,10 @@ from fsgan.faces.pose import (
     DEPTH_OF_NOSE,
     estimate_head_pose,
     estimate_mesh_pose,
+    estimate_yaw,
     head_model,
     pose_difference,
+    without_profiles,
 )
 
 POSES = [
@@ -125,6 +127,27 @@ def test_signs_are_those_of_the_picture():
 def test_points_that_are_no_face_are_refused(points, reason):
     with pytest.raises(ValueError, match=reason):
         estimate_head_pose(points)
+
+
+@pytest.mark.parametrize("yaw", [-70, -20, 0, 45, 60])
+def test_a_yaw_is_read_off_the_nose_whatever_else_the_head_does(yaw):
+    points = seen(turned(25, yaw, 10))
+    assert estimate_yaw(points) == pytest.approx(yaw, abs=3)
+    smile = points.copy()
+    smile[3:] += 0.15 * (points[[3, 4]] - points[[4, 3]])  # 30 % wider
+    assert estimate_yaw(smile) == pytest.approx(estimate_yaw(points), abs=5)
+    both = estimate_yaw(np.stack([points, 2 * points + 5]))
+    np.testing.assert_allclose(both, estimate_yaw(points))
+
+
+def test_a_real_face_is_left_out_where_it_is_in_profile(turning, detector):
+    kept = []
+    for degrees, picture in turning.items():
+        [face] = detector.detect(picture)
+        if degrees <= 40:
+            assert estimate_yaw(face.landmarks) == pytest.approx(degrees, abs=5)
+        kept += [degrees] * len(without_profiles([face]))
+    assert kept == [0, 10, 20, 30, 40, 50]
 
 
 def test_differences_go_the_short_way_round():

@@ -1,5 +1,6 @@
 """The first pass: two real people in one clip, found, tracked, written down."""
 
+import base64
 import json
 from fractions import Fraction
 
@@ -10,7 +11,7 @@ import pytest
 from fsgan import make_sample_clips
 from fsgan.faces import tracks
 from fsgan.faces.detector import FaceDetector
-from fsgan.faces.geometry import align, crop_matrix
+from fsgan.faces.geometry import MEAN_LANDMARKS, Face, align, crop_matrix
 from fsgan.faces.tracks import follow_faces
 from fsgan.media.images import evenly, read_image
 from fsgan.media.reader import Frame, read_frames
@@ -193,7 +194,7 @@ def test_another_file_of_the_same_name_is_searched(people, tmp_path, searches):
 
 @pytest.mark.parametrize(
     "damage",
-    ["{", "[]", '{"version": 2, "faces": [{"box": 3}]}', '{"a": 1}'],
+    ["{", "[]", '{"version": 3, "faces": [{"box": 3}]}', '{"a": 1}', "\xff"],
 )
 def test_a_damaged_record_is_made_again(together, tmp_path, searches, caplog, damage):
     (tmp_path / "out.tracks.json").write_text(damage)
@@ -201,6 +202,70 @@ def test_a_damaged_record_is_made_again(together, tmp_path, searches, caplog, da
     assert searches["frames"] == 1
     assert "is damaged" in caplog.text
     assert record_of(tmp_path / "out")["faces"]
+
+
+def test_a_record_of_an_older_version_is_made_again_without_a_word(
+    together, tmp_path, searches, caplog
+):
+    (tmp_path / "out.tracks.json").write_text('{"version": 2, "source": "a.mp4"}')
+    follow_faces(together, tmp_path / "out", end=0.04)
+    assert (searches["frames"], caplog.text) == (1, "")
+
+
+def entry(record, **change):
+    record["faces"][0] |= change
+
+
+def first_crop(record, text):
+    record["crops"]["0"][0][1] = text
+
+
+JPEG = base64.b64encode(cv2.imencode(".jpg", np.zeros((9, 9, 3)))[1]).decode()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda it: it.pop("crops"),
+        lambda it: it["crops"].pop("1"),
+        lambda it: it["crops"].update({"0": []}),
+        lambda it: it["crops"].update({"a": it["crops"]["0"]}),
+        lambda it: first_crop(it, "?"),
+        lambda it: first_crop(it, "AAAA"),
+        lambda it: first_crop(it, JPEG),
+        lambda it: it.update(faces={}),
+        lambda it: it.update(start="0"),
+        lambda it: entry(it, frame=1.5),
+        lambda it: entry(it, frame=10**30),
+        lambda it: entry(it, frame=10**9),
+        lambda it: entry(it, frame=2),
+        lambda it: entry(it, frame=-1),
+        lambda it: entry(it, track=1),
+        lambda it: entry(it, time=float("nan")),
+        lambda it: entry(it, confidence=2),
+        lambda it: entry(it, box=[0, 0, 1e300, 9]),
+        lambda it: entry(it, box=[0, 0, float("inf"), 9]),
+        lambda it: entry(it, landmarks=[[0, 0]] * 4),
+        lambda it: entry(it, landmarks=[[0]] * 5),
+        lambda it: entry(it, smoothed_box=None),
+        lambda it: entry(it, profile=0),
+    ],
+)
+def test_a_record_with_one_wrong_value_is_made_again(
+    together, tmp_path, searches, caplog, spoil
+):
+    path = tmp_path / "out.tracks.json"
+    followed = follow_faces(together, tmp_path / "out", end=0.12)
+    whole, searches["frames"] = path.read_text(), 0
+    record = json.loads(whole)
+    spoil(record)
+    path.write_text(json.dumps(record))
+    again = follow_faces(together, tmp_path / "out", end=0.12)
+    assert searches["frames"] == 3
+    assert f"{path} is damaged (" in caplog.text
+    assert "the faces are searched again" in caplog.text
+    assert path.read_text() == whole
+    assert again.tracks == followed.tracks
 
 
 def test_frames_in_which_a_face_is_missed_are_filled(together, tmp_path, searches):
@@ -220,6 +285,123 @@ def test_frames_in_which_a_face_is_missed_are_filled(together, tmp_path, searche
     assert follow_faces(together, tmp_path / "gap", smoothing=None).faces(7) == []
     for entry in record_of(tmp_path / "gap")["faces"]:
         assert entry["landmarks"] == entry["smoothed_landmarks"]
+
+
+def rows_of(*runs):
+    """Rows of faces 100 pixels wide, as found at 25 frames a second.
+
+    Of each run its first frame, frames, left, pixels a frame, and track.
+    """
+    rows = []
+    for number, (first, frames, left, speed, track) in enumerate(runs):
+        for frame in range(first, first + frames):
+            x = left + speed * (frame - first)
+            found = (x, 0, x + 100, 100), x + 100 * MEAN_LANDMARKS
+            rows.append((frame, frame / 25, track, number, 1, *found, *found, False))
+    rows = np.array(rows, tracks._ROW)
+    return np.sort(rows, order="frame")
+
+
+@pytest.mark.parametrize(
+    ("later", "cuts", "closed"),
+    [
+        ((12, 9, 0, 0, 1), (), True),
+        ((12, 9, 0, 0, 0), (), True),  # the tracker took it for a jump
+        ((21, 9, 0, 0, 1), (), True),
+        ((23, 9, 0, 0, 1), (), False),  # more than half a second
+        ((12, 9, 0, 0, 1), (11,), False),
+        ((12, 9, 0, 0, 1), (12,), False),
+        ((10, 9, 0, 0, 0), (), False),  # no gap: a cut to nearly the same place
+        ((12, 9, 60, 0, 1), (), False),  # somebody beside
+        ((21, 9, 168, 8, 1), (), False),  # out of a stand
+    ],
+)
+def test_a_gap_closes_within_a_shot_where_the_face_comes_back(later, cuts, closed):
+    rows = rows_of((0, 10, 0, 0, 0), later)
+    linked, count = tracks._link(rows, np.array([0, *cuts, 40]))
+    assert count == closed
+    assert (len(np.unique(linked["run"])) == 1) == closed
+    assert linked["track"].max() == (0 if closed else later[-1])
+
+
+def test_a_face_that_moves_on_is_linked_where_it_should_be():
+    rows = rows_of((0, 10, 0, 8, 0), (21, 9, 168, 8, 1), (21, 9, 0, 0, 2))
+    linked, count = tracks._link(rows, np.array([0, 40]))
+    assert count == 1
+    last = linked[linked["frame"] == 29]
+    assert last["track"].tolist() == [0, 2]
+
+
+def test_each_of_two_faces_comes_back_as_itself():
+    rows = rows_of(
+        (0, 9, 0, 0, 0), (0, 9, 40, 0, 1), (12, 9, 42, 0, 2), (12, 9, 1, 0, 3)
+    )
+    linked, count = tracks._link(rows, np.array([0, 40]))
+    assert count == 2
+    by_track = {it: linked["box"][linked["track"] == it, 0] for it in (0, 1)}
+    assert [np.ptp(by_track[it]) for it in (0, 1)] == [1, 2]
+
+
+def test_a_clear_face_missed_for_a_third_of_a_second_is_one_track(
+    together, tmp_path, searches, caplog
+):
+    caplog.set_level("INFO")
+    whole = follow_faces(together, tmp_path / "whole")
+    assert "0 gaps closed, 0 lone faces dropped" in caplog.text
+    searches |= {"frames": 0, "missed": range(2, 10)}
+    gap = follow_faces(together, tmp_path / "gap")
+    assert "2 gaps closed, 0 lone faces dropped" in caplog.text
+    assert [track.number for track in gap.tracks] == [0, 1]
+    assert [len(of_track) for of_track in gap.crops(gap.tracks)] == [2, 2]
+    for frame in range(FRAMES):
+        for track in (0, 1):
+            [face], [expected] = gap.faces(frame, {track}), whole.faces(frame, {track})
+            assert face.run == gap.faces(0, {track})[0].run
+            assert np.abs(face.landmarks - expected.landmarks).max() < 4
+
+
+@pytest.mark.parametrize(
+    ("frames", "kept"),
+    [((5, 6), False), ((3, 4, 5), False), ((0, 1), True), ((11,), True)],
+)
+def test_a_flash_is_no_face_but_at_the_end_of_a_shot_one_may_go_on(
+    together, tmp_path, monkeypatch, frames, kept
+):
+    find, count = FaceDetector.detect_next, iter(range(FRAMES))
+
+    def with_flash(self, image, expected, search=False):
+        faces = find(self, image, expected[:2], search)
+        flash = Face(np.array([0.0, 0, 40, 40]), 40 * MEAN_LANDMARKS, 0.81)
+        return [*faces, flash] if next(count) in frames else faces
+
+    monkeypatch.setattr(FaceDetector, "detect_next", with_flash)
+    followed = follow_faces(together, tmp_path / "out")
+    assert [track.number for track in followed.tracks] == [0, 1, 2][: 2 + kept]
+    assert [len(followed.faces(frame)) for frame in frames] == [2 + kept] * len(frames)
+
+
+def test_a_head_is_left_alone_while_it_is_in_profile(turning, tmp_path):
+    degrees = [*range(0, 81, 10), 80, *range(80, -1, -10)]
+    frames = [turning[it] for it in degrees for _ in range(2)]
+    followed = follow_faces(write(tmp_path / "turn.mp4", frames), tmp_path / "out")
+    [track] = followed.tracks
+    assert (track.first, track.last) == (0, len(frames) - 1)
+    there = np.array([len(followed.faces(frame)) for frame in range(len(frames))])
+    assert np.abs(np.diff(there)).sum() == 2  # out and in again
+    assert there[:10].all()  # up to 40 degrees
+    assert not there[14:-14].any()  # from 70 on
+    left_alone = len(frames) - there.sum()
+    assert followed.frames_in_profile() == followed.frames_in_profile({0}) == left_alone
+    assert followed.frames_in_profile({1}) == 0
+    profile = [it["profile"] for it in record_of(tmp_path / "out")["faces"]]
+    assert profile == (there == 0).tolist()
+
+
+def test_near_the_limit_nothing_flickers(monkeypatch):
+    yaw = np.array([0, 47, 49, 51, 53, 49, 53, 51, 49, 47, 49, 51, 49, 0.0])
+    monkeypatch.setattr(tracks, "estimate_yaw", lambda points: -yaw)
+    rows = tracks._smooth(rows_of((0, len(yaw), 0, 0, 0)), 0.03)
+    assert np.flatnonzero(rows["profile"]).tolist() == [2, 3, 4, 5, 6, 7, 8]
 
 
 @pytest.mark.parametrize("kind", ["another person", "the same face after a gap"])
@@ -278,8 +460,8 @@ def test_an_interrupted_search_leaves_nothing(together, tmp_path, monkeypatch):
     ("setting", "message"),
     [
         ({"smoothing": 0}, "smoothing must be above 0, or None, got 0"),
-        ({"min_face": 3}, "min_face must be at least 20 pixels, got 3"),
-        ({"min_confidence": 2}, "min_confidence must be in"),
+        ({"min_face": 3}, "min_face must be greater than or equal to 20, got 3"),
+        ({"min_confidence": 2}, "min_confidence must be less than or equal to 1"),
         ({"start": 9}, "no frame of .*together.mp4 lies in the chosen part"),
     ],
 )

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from fsgan.faces.geometry import MEAN_LANDMARKS
+from fsgan.faces.geometry import MEAN_LANDMARKS, Face
 
 PROFILE = 52.0
 """Degrees of `estimate_yaw` from which on a face is in profile: it is not swapped, as a
@@ -69,9 +69,8 @@ def estimate_head_pose(landmarks: np.ndarray) -> np.ndarray:
 def estimate_yaw(landmarks: np.ndarray) -> np.ndarray:
     """Estimates how far heads are turned, from where the nose lies across the face.
 
-    Faster than `estimate_head_pose`, and a smile counts less, as the widths of eyes and
-    mouth are averaged. True to a few degrees up to 50; a profile gives 50 to 70. (The
-    mesh of `estimate_mesh_pose` never shows more than 48.)
+    Without a fit: as fast for many as for one. True to a few degrees up to 50; the
+    detector's points of a profile give 50 to 70. (The mesh never gives more than 48.)
 
     Args:
         landmarks: float (..., 5, 2), (x, y) pixels, in the order of the detector.
@@ -87,6 +86,11 @@ def estimate_yaw(landmarks: np.ndarray) -> np.ndarray:
     widths = place[..., [1, 4]] - place[..., [0, 3]]
     widths = (widths / (model[[1, 4]] - model[[0, 3]])[:, 0]).mean(-1)
     return np.degrees(np.arctan2(place[..., 2] / -model[2, 2], widths))
+
+
+def without_profiles(faces: list[Face]) -> list[Face]:
+    """Gives the faces that can be swapped: those that are not turned to `PROFILE`."""
+    return [face for face in faces if abs(estimate_yaw(face.landmarks)) < PROFILE]
 
 
 def estimate_mesh_pose(mesh: np.ndarray, depth: np.ndarray) -> np.ndarray:

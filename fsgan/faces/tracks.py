@@ -384,7 +384,10 @@ def _check_found(path: Path, found: np.ndarray, crops: _Crops) -> None:
 
 def _decode(jpeg: bytes) -> np.ndarray | None:
     """A crop, RGB uint8; None where it cannot be decoded."""
-    return cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
+    try:
+        return cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:  # nothing in it, or said to be huge
+        return None
 
 
 @dataclass
@@ -420,6 +423,8 @@ def _search(
     count = info.frames_between(start, end)
     frames = prefetch(read_frames(info.path, start, end, fps), ahead=4)
     for frame in tqdm(frames, "find faces", count, unit="frame"):
+        if frame.damaged:
+            continue  # nothing is swapped in it
         for face, as_found in tracker.track(frame.image):
             samplers[face.track].add(frame, as_found)
             place = (frame.index, float(frame.time), face.track, face.run)

@@ -16,6 +16,7 @@ import numpy as np
 
 from fsgan.faces.geometry import CROP_SIZE, align, crop_matrix
 from fsgan.faces.identity import Identity
+from fsgan.faces.pose import without_profiles
 from fsgan.faces.tracks import FaceTracks, follow_faces
 from fsgan.media.credentials import check_certificate, sign
 from fsgan.media.files import write_beside
@@ -56,6 +57,7 @@ class ConvertedVideo:
         frames: frames written.
         frames_with_face: those of them in which a face was swapped.
         frames_damaged: those that are damaged in the source and left as they are.
+        frames_in_profile: those in which a face is too far turned, and left as it is.
         frames_per_second: speed of the conversion, both passes together.
         swapped: numbers of the tracks whose faces were swapped.
         faces: all that were found, with their contact sheet.
@@ -65,16 +67,18 @@ class ConvertedVideo:
     frames: int
     frames_with_face: int
     frames_damaged: int
+    frames_in_profile: int
     frames_per_second: float
     swapped: tuple[int, ...]
     faces: FaceTracks
 
     def __str__(self) -> str:
         """One line for a table."""
-        damaged = f", {self.frames_damaged} damaged" if self.frames_damaged else ""
+        left = {"in profile": self.frames_in_profile, "damaged": self.frames_damaged}
+        left_as_they_are = "".join(f", {n} {why}" for why, n in left.items() if n)
         return (
-            f"face in {self.frames_with_face} of {self.frames} frames{damaged}, "
-            f"{self.frames_per_second:.1f} frames/s"
+            f"face in {self.frames_with_face} of {self.frames} frames"
+            f"{left_as_they_are}, {self.frames_per_second:.1f} frames/s"
         )
 
     def __repr__(self) -> str:
@@ -133,7 +137,8 @@ def convert_image(
         overwrite: whether `out` may be there already.
 
     Returns:
-        The number of faces swapped; 0 leaves the photo as it is, and unmarked.
+        The number of faces swapped, none in profile; 0 leaves the photo as it is, and
+        unmarked.
 
     Raises:
         FileExistsError: `out` is there already.
@@ -149,7 +154,14 @@ def convert_image(
     swapper = _load(model, settings)
     person = _person(only)
     image = read_image(source)
-    faces = swapper.detector.detect(image)
+    detected = swapper.detector.detect(image)
+    faces = without_profiles(detected)
+    if len(faces) < len(detected):
+        log.warning(
+            "%s: faces in profile are left as they are: %d",
+            source,
+            len(detected) - len(faces),
+        )
     if person is not None:
         crops = [
             align(image, crop_matrix(face.landmarks), CROP_SIZE)[None] for face in faces
@@ -266,6 +278,7 @@ def convert_video(
         counts["all"],
         counts["with face"],
         counts["damaged"],
+        found.frames_in_profile(None if only is None else chosen),
         counts["all"] / (time.perf_counter() - began),
         tuple(sorted(chosen)),
         found,

@@ -10,6 +10,7 @@ from pydantic import Field, FiniteFloat
 
 from fsgan.faces.detector import FaceDetector, MinConfidence, MinFace
 from fsgan.faces.geometry import Face, align, crop_matrix
+from fsgan.faces.pose import without_profiles
 from fsgan.faces.tracking import FaceTracker
 from fsgan.media.prefetch import prefetch_map
 from fsgan.media.provenance import draw_label
@@ -207,7 +208,8 @@ class FaceSwapper:
         """
         if faces is None:
             found = map(self._tracker.track, frames)
-            faces = [[tracked.face for tracked in of_frame] for of_frame in found]
+            tracked = [[it.face for it in of_frame] for of_frame in found]
+            faces = list(map(without_profiles, tracked))
         if len(frames) != len(faces):
             raise ValueError(
                 f"faces must be a list for each of {len(frames)} frames, got "
