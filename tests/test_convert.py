@@ -224,6 +224,45 @@ def test_a_longer_first_pass_does_not_mark_a_stretch_without_faces(
     assert not (tmp_path / "swap.mp4.synthetic.json").exists()
 
 
+def test_a_stretch_of_damaged_frames_is_not_marked(gray_model, clip, tmp_path, reads):
+    out = tmp_path / "swap.mp4"
+    result = convert_video(clip, out, gray_model, start=0.12, end=0.16)  # frame 3
+    assert (result.frames, result.frames_damaged, result.swapped) == (1, 1, ())
+    assert read_marks(out) == {}
+
+
+def test_a_head_is_not_swapped_while_it_is_in_profile(gray_model, turning, tmp_path):
+    """Once an upright patch lay beside the face."""
+    degrees, source = [0, 20, 40, 60, 80, 80, 60, 40, 20, 0], tmp_path / "turn.mkv"
+    with VideoWriter(source, 340, 300, Fraction(25), lossless=True) as writer:
+        for it in degrees:
+            for _ in range(3):
+                writer.write(turning[it])
+    settings, out = ConvertSettings(lossless=True), tmp_path / "swap.mkv"
+    result = convert_video(source, out, gray_model, settings)
+    pairs = zip(frames_of(source), frames_of(out), strict=True)
+    swapped = [bool((before != after).any()) for before, after in pairs]
+    assert swapped[:9] == swapped[-9:] == [True] * 9
+    assert swapped[12:18] == [False] * 6
+    assert result.frames_with_face == sum(swapped)
+    assert result.frames_in_profile == swapped.count(False)
+    assert f", {result.frames_in_profile} in profile, " in str(result)
+    away = {"start": 0.48, "end": 0.6, "faces": out}  # 80 degrees
+    part = convert_video(source, tmp_path / "away.mkv", gray_model, settings, **away)
+    assert (part.swapped, part.frames_in_profile) == ((), 3)
+    assert read_marks(part.path) == {}
+
+
+def test_a_photo_in_profile_is_left_as_it_is(gray_model, turning, tmp_path, caplog):
+    photo, out = tmp_path / "photo.png", tmp_path / "swap.png"
+    write_image(photo, turning[80])
+    assert convert_image(photo, out, gray_model) == 0
+    np.testing.assert_array_equal(read_image(out), turning[80])
+    assert "photo.png: faces in profile are left as they are: 1" in caplog.text
+    [swapped] = FaceSwapper(gray_model).swap([turning[80]])  # as of a camera
+    assert swapped.layers == []
+
+
 def test_an_interrupted_conversion_leaves_no_half_video(
     gray_model, clip, tmp_path, monkeypatch
 ):
