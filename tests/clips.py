@@ -28,13 +28,18 @@ def make_clip(
     tags=None,
     sound=None,
     rate=44_100,
+    heard_from=0,
 ):
-    """Write RGB pictures, or frames in `pixels`, and a click at each flash."""
+    """Write RGB pictures, or frames in `pixels`, and a click at each flash.
+
+    The sound begins at `heard_from` seconds.
+    """
     frames = [
         p if isinstance(p, av.VideoFrame) else av.VideoFrame.from_ndarray(p, "rgb24")
         for p in pictures
     ]
-    times = times or [Fraction(k) / fps for k in range(len(frames))]
+    fps = Fraction(fps)
+    times = times or [k / fps for k in range(len(frames))]
     with av.open(str(path), "w", options=container or {}) as made:
         stream = made.add_stream(codec, rate=fps, options=options or {})
         stream.width, stream.height = frames[0].width, frames[0].height
@@ -53,11 +58,11 @@ def make_clip(
             made.mux(stream.encode(frame))
         made.mux(stream.encode(None))
         if track:
-            samples = np.zeros((1, round(len(frames) / fps * rate)), np.float32)
+            samples = np.zeros((1, round((times[-1] + 1 / fps) * rate)), np.float32)
             for index in (k for k in FLASHES if k < len(frames)):
-                begin = round(index / fps * rate)
+                begin = round(times[index] * rate)
                 samples[0, begin : begin + 100] = 0.9 * np.sin(np.arange(100) * 0.5)
-            for begin in range(0, samples.shape[1], 1024):
+            for begin in range(round(heard_from * rate), samples.shape[1], 1024):
                 piece = np.ascontiguousarray(samples[:, begin : begin + 1024])
                 frame = av.AudioFrame.from_ndarray(piece, "fltp", "mono")
                 frame.pts, frame.sample_rate = begin, rate

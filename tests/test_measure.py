@@ -7,6 +7,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from clips import copy, flash_pictures, make_clip
 from skimage.data import astronaut
 
 from fsgan.evaluation.measure import (
@@ -243,6 +244,27 @@ def write_sound(path, samples: np.ndarray, rate: int = RATE):
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
+@pytest.mark.parametrize("start", [0, 0.5, 0.83, 1.01])
+def test_sound_and_frames_are_in_step_where_the_sound_begins_first(
+    tmp_path, suffix, start
+):
+    late = Fraction(844, 1000)
+    times = [late + Fraction(k, 25) for k in range(60)]
+    source = make_clip(
+        tmp_path / "clip.mp4", flash_pictures(), times=times, sound="aac"
+    )
+    swapped = copy(source, tmp_path / f"copy{suffix}", start)
+    video = SwappedVideo(source, swapped, SimpleNamespace(), start=start)
+    pairs = list(video.frames())
+    assert len(pairs) == sum(time >= start for time in times)
+    assert all(before and after for before, after in pairs)
+    levels = [[frame.image.mean() for frame in pair] for pair in pairs]
+    np.testing.assert_allclose(*np.transpose(levels), atol=3)
+    sounds = read_sound(source, video.zero, 2), read_sound(swapped, 0, 2)
+    assert sound_delay(*sounds, SOUND_RATE) == pytest.approx(0, abs=1e-3)
 
 
 def test_sound_is_compared_from_the_start_of_the_part(tmp_path):

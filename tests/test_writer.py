@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import av
 import filelock
 import numpy as np
 import pytest
+from av.stream import Disposition
+from av.subtitles.subtitle import SubtitleSet
 from clips import (
     NTSC,
     clicks,
@@ -23,6 +26,7 @@ from clips import (
     times_of,
 )
 
+from fsgan.media.decoding import clock_start
 from fsgan.media.images import list_images, read_image
 from fsgan.media.reader import probe, read_frames
 from fsgan.media.writer import ResumableWriter, VideoWriter
@@ -174,7 +178,6 @@ def assert_in_step(path, found=2):
     assert len(flashes(path)) == len(clicks(path)) == found
     gaps = np.array(flashes(path), float) - clicks(path)
     assert np.abs(gaps).max() < 0.005  # a frame is 0.033
-    assert times_of(path)[0] == 0
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, None), (0.5, 2)])
@@ -235,7 +238,211 @@ def test_sound_is_cut_with_the_pictures(tmp_path, source_of):
     assert len(times_of(path)) == 12
 
 
-def test_the_best_of_several_tracks_is_taken_and_surround_becomes_stereo(tmp_path):
+def seconds_of_sound(path, number=0):
+    with av.open(str(path)) as container:
+        frames = list(container.decode(audio=number))
+        return sum(frame.samples for frame in frames) / frames[0].rate
+
+
+@pytest.mark.parametrize("start", [0, 0.5, 0.83, 1.0])
+@pytest.mark.parametrize(
+    ("source", "suffix"),
+    [
+        ("aac.mp4", ".mp4"),
+        ("aac.mp4", ".mkv"),
+        ("flac.mkv", ".mov"),
+        ("flac.mkv", ".mkv"),
+        ("mp3.mkv", ".mkv"),
+        ("ac3.mkv", ".webm"),
+    ],
+)
+def test_sound_before_the_first_picture_is_kept(tmp_path, source, suffix, start):
+    late = Fraction(844, 1000)
+    times = [late + Fraction(k, 25) for k in range(60)]
+    made = make_clip(
+        tmp_path / source, flash_pictures(), times=times, **SOURCES[source]
+    )
+    path = copy(made, tmp_path / f"copy{suffix}", start)
+    shown = [time for time in times if time >= start]
+    expected = shown[0] - Fraction(start) if start < late else 0
+    assert len(times_of(path)) == len(shown)
+    assert float(times_of(path)[0]) == pytest.approx(float(expected), abs=1e-3)
+    assert_in_step(path)
+    kept = float(times[-1] + Fraction(1, 25)) - start
+    if start < late:
+        assert seconds_of_sound(path) > kept - 0.001
+    assert clock_start_of(path) == pytest.approx(0, abs=1e-3)
+
+
+def clock_start_of(path):
+    with av.open(str(path)) as container:
+        return float(clock_start(container))
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm"])
+@pytest.mark.parametrize("start", [0, 0.3, 0.7])
+def test_pictures_before_the_first_sound_stay_first(tmp_path, suffix, start):
+    made = make_clip(
+        tmp_path / "clip.mkv", flash_pictures(), sound="aac", heard_from=0.5
+    )
+    path = copy(made, tmp_path / f"copy{suffix}", start)
+    assert times_of(path)[0] == 0
+    assert len(times_of(path)) == sum(time >= start for time in times_of(made))
+    assert_in_step(path)
+
+
+# --- other streams ---
+
+# What the encoders of subtitles start from.
+ASS = b"""[Script Info]
+ScriptType: v4.00+
+
+[V4+ Styles]
+Format: Name, Fontname, Fontsize
+Style: Default,Arial,16
+
+[Events]
+Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+"""
+
+
+def make_disc(path, subtitles, tracks=2):
+    """Three seconds with tracks of sound, subtitles and chapters."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=25)
+        video.width, video.height = 64, 48
+        tracks = [container.add_stream("aac", rate=48_000) for _ in range(tracks)]
+        texts = [container.add_stream(name) for name in subtitles]
+        labels = [("eng", "Film"), ("fra", "Commentary"), *[("eng", "All")] * 3]
+        for stream, label in zip([*tracks, *texts], labels, strict=False):
+            stream.metadata.update(zip(("language", "title"), label, strict=True))
+        for track in tracks[1:]:
+            track.disposition = Disposition.default
+        chapters = [
+            {"id": k + 1, "start": k, "end": k + 1, "time_base": Fraction(1)}
+            | {"metadata": {"title": f"Chapter {k}"}}
+            for k in range(3)
+        ]
+        container.set_chapters(chapters)
+        made = []
+        for index, picture in enumerate(gray_pictures(75)):
+            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            made += video.encode(frame)
+        for track in tracks:
+            silence = np.zeros((2, 144_000), np.float32)
+            frame = av.AudioFrame.from_ndarray(silence, "fltp", "stereo")
+            frame.sample_rate, frame.pts = 48_000, 0
+            made += track.encode(frame)
+        for text in texts:
+            text.codec_context.subtitle_header = ASS
+            text.codec_context.time_base = Fraction(1, 1000)
+            for k in range(3):
+                line = f"{k},0,Default,,0,0,0,,Line {k}".encode()
+                packet = text.codec_context.encode_subtitle(
+                    SubtitleSet.create(line, 0, 500)
+                )
+                packet.stream, packet.time_base = text, Fraction(1, 1000)
+                packet.pts = packet.dts = 1000 * k + 100
+                packet.duration = 500
+                made.append(packet)
+        for stream in (video, *tracks):
+            made += stream.encode(None)
+        container.mux(sorted(made, key=lambda x: x.dts * x.time_base))
+    return path
+
+
+def subtitles_of(path):
+    """Return (start, end, text) of the lines of each track of subtitles."""
+    found = []
+    with av.open(str(path)) as container:
+        indices = [stream.index for stream in container.streams.subtitles]
+    for index in indices:
+        with av.open(str(path)) as container:
+            track, lines = container.streams[index], []
+            for packet in container.demux(track):
+                for text in track.decode(packet) if packet.size else ():
+                    times = packet.pts, packet.pts + packet.duration
+                    begin, end = (float(time * packet.time_base) for time in times)
+                    line = re.sub("{.*?}", "", text.ass.decode())  # without styles
+                    lines.append((begin, end, line.split(",,")[-1]))
+            found.append(lines)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "made", "suffix", "kept"),
+    [
+        ("disc.mp4", {"subtitles": ["mov_text"]}, ".mp4", ["mov_text"]),
+        ("disc.mp4", {"subtitles": ["mov_text"]}, ".mkv", ["subrip"]),
+        ("disc.mkv", {"subtitles": ["subrip", "ass"]}, ".mkv", ["subrip", "ass"]),
+        ("disc.mkv", {"subtitles": ["subrip", "ass"]}, ".mov", ["mov_text"] * 2),
+        ("disc.mkv", {"subtitles": ["subrip", "ass"]}, ".webm", ["webvtt"] * 2),
+    ],
+)
+@pytest.mark.parametrize(("start", "end"), [(0, None), (1.2, 2.4)])
+def test_all_sound_subtitles_and_chapters_are_kept(
+    tmp_path, caplog, source, made, suffix, kept, start, end
+):
+    path = copy(
+        make_disc(tmp_path / source, **made), tmp_path / f"copy{suffix}", start, end
+    )
+    with av.open(str(path)) as container:
+        streams = [*container.streams.audio, *container.streams.subtitles]
+        names = [s.codec_context.codec.canonical_name for s in streams[2:]]
+        default = [bool(s.disposition & Disposition.default) for s in streams[:2]]
+        chapters = [c["metadata"]["title"] for c in container.chapters()]
+        begins = [float(c["start"] * c["time_base"]) for c in container.chapters()]
+    assert names == kept
+    assert [s.language for s in streams] == ["eng", "fra"] + ["eng"] * len(kept)
+    titles = [s.metadata.get("title", s.metadata.get("name")) for s in streams]
+    assert titles == ["Film", "Commentary"] + ["All"] * len(kept)
+    assert default == [False, True]
+    lines = [(k + 0.1, k + 0.6, f"Line {k}") for k in range(3)]
+    if start:
+        lines = [(0, 0.4, "Line 1"), (0.9, 1.2, "Line 2")]
+    for found in subtitles_of(path):
+        assert [line[2] for line in found] == [line[2] for line in lines]
+        times = [line[:2] for line in found], [line[:2] for line in lines]
+        np.testing.assert_allclose(*times, atol=2e-3)
+    assert chapters == [f"Chapter {k}" for k in range(1 if start else 0, 3)]
+    assert begins == pytest.approx([0, 0.8] if start else [0, 1, 2], abs=2e-3)
+    assert seconds_of_sound(path, 1) == pytest.approx((end or 3) - start, abs=0.05)
+    assert not caplog.records
+
+
+def test_subtitles_of_a_silent_film_are_kept(tmp_path):
+    made = make_disc(tmp_path / "silent.mkv", ["subrip"], tracks=0)
+    info = probe(made)
+    assert info.has_more and not info.has_audio
+    path = copy(made, tmp_path / "copy.mp4", 1.2)
+    assert [line[2] for line in subtitles_of(path)[0]] == ["Line 1", "Line 2"]
+    assert times_of(path)[0] == 0
+
+
+def test_what_the_new_file_cannot_hold_is_said_once(tmp_path, caplog):
+    made = tmp_path / "clip.mkv"
+    with av.open(str(made), "w") as container:
+        container.add_attachment("font.ttf", "font/ttf", b"font")
+        for _ in range(2):
+            stream = container.add_stream("libx264", rate=25)
+            stream.width, stream.height = 64, 48
+            stream.metadata["language"] = "fra"
+        for stream in container.streams.video:
+            frame = av.VideoFrame.from_ndarray(gray_pictures(1)[0], "rgb24")
+            frame.pts = 0
+            container.mux([*stream.encode(frame), *stream.encode(None)])
+    copy(made, tmp_path / "copy.mkv")
+    copy(made, tmp_path / "copy.mp4")
+    sentences = [record.getMessage() for record in caplog.records]
+    assert len(sentences) == 2
+    assert sentences[0] == f"{made}: not carried over: pictures (h264, fra)"
+    assert sentences[1] == f"{sentences[0]}, attachment (of unknown codec)"
+    with av.open(str(tmp_path / "copy.mkv")) as container:
+        assert [stream.type for stream in container.streams] == ["video", "attachment"]
+
+
+def test_surround_becomes_stereo_where_it_is_encoded(tmp_path):
     made = tmp_path / "surround.mkv"
     with av.open(str(made), "w") as container:
         for layout in ("mono", "5.1"):
@@ -247,10 +454,10 @@ def test_the_best_of_several_tracks_is_taken_and_surround_becomes_stereo(tmp_pat
             frame.sample_rate, frame.pts = 48_000, 0
             container.mux(track.encode(frame))
             container.mux(track.encode(None))
-    for suffix, channels in ((".mp4", 6), (".webm", 2)):
+    for suffix, channels in ((".mp4", [1, 6]), (".webm", [1, 2])):
         path = write(tmp_path / f"copy{suffix}", gray_pictures(1), audio_from=made)
         with av.open(str(path)) as container:
-            assert [track.channels for track in container.streams.audio] == [channels]
+            assert [track.channels for track in container.streams.audio] == channels
 
 
 def test_sound_and_pictures_lie_side_by_side_in_the_file(tmp_path):

@@ -86,7 +86,7 @@ def evaluate(
             masks again and to rebuild held-out faces. None estimates the masks.
         distractors: folder of face crops of other people.
         tracks: numbers of the faces that were swapped; None stands for all.
-        start: second of the source that is time 0 of `swapped`.
+        start: second of the source at which the conversion began.
         end: second of the source at which `swapped` ends; None for the source's end.
 
     Returns:
@@ -271,7 +271,7 @@ def _read_crops(folder: str | Path, extent: float = 1.0) -> list[np.ndarray]:
 def _sound_delay(video: SwappedVideo) -> float | None:
     """Seconds by which the sound of the swap comes late; None where there is none."""
     seconds = min(_SOUND_SECONDS, (video.end or np.inf) - video.start)
-    source = read_sound(video.source, video.start, seconds)
+    source = read_sound(video.source, video.zero, seconds)
     swapped = read_sound(video.swapped, 0, seconds)
     return sound_delay(source, swapped, SOUND_RATE)
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from itertools import chain, takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -41,7 +42,7 @@ from fsgan.faces.tracks import FaceTracks
 from fsgan.media.decoding import clock_start, decode, open_media, packets
 from fsgan.media.images import evenly
 from fsgan.media.prefetch import prefetch
-from fsgan.media.reader import Frame, probe, read_frames, time_limits
+from fsgan.media.reader import Frame, converted_from, probe, read_frames
 from fsgan.models.checkpoint import read_settings
 from fsgan.models.networks import ModelConfig
 from fsgan.swap.compositing import Layer, feather, place
@@ -65,19 +66,24 @@ class SwappedVideo:
     swapped: Path
     tracks: FaceTracks  # the faces of the source
     only: Collection[int] | None = None  # tracks that were swapped; None: all
-    start: float = 0.0  # second of the source that is time 0 of the swap
-    end: float | None = None  # second of the source at which the swap ends
+    start: float = 0.0  # seconds of the source between which it was converted
+    end: float | None = None
 
     def faces(self, index: int) -> list[Face]:
         """The swapped faces of a frame of the source."""
         return self.tracks.faces(index, self.only)
+
+    @cached_property
+    def zero(self) -> Fraction:
+        """Second of the source that is time 0 of the swap."""
+        return converted_from(self.source, self.start, self.end)
 
     def frames(self) -> Iterator[tuple[Frame | None, Frame | None]]:
         """The frames of both videos, as of `in_step`."""
         return in_step(
             prefetch(read_frames(self.source, self.start, self.end), ahead=4),
             prefetch(read_frames(self.swapped), ahead=4),
-            time_limits(self.start, self.end)[0],
+            self.zero,
             1 / (2 * probe(self.source).fps),
         )
 
@@ -402,7 +408,7 @@ def in_step(
         waiting = next(swapped, None)
 
 
-def read_sound(path: Path, start: float, seconds: float) -> np.ndarray:
+def read_sound(path: Path, start: Fraction | float, seconds: float) -> np.ndarray:
     """Reads the sound of a file, each sample at its time; zeros where there is none.
 
     Returns:

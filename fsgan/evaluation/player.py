@@ -10,7 +10,13 @@ import numpy as np
 
 from fsgan.media.images import data_url, encode_jpeg, read_image
 from fsgan.media.provenance import image_xmp, video_metadata
-from fsgan.media.reader import is_video, probe, read_frames
+from fsgan.media.reader import (
+    converted_from,
+    is_video,
+    probe,
+    read_frames,
+    time_limits,
+)
 from fsgan.media.writer import VideoWriter
 
 _QUALITIES = (23, 28, 33, 38)  # of H.264; the first that is small enough
@@ -144,18 +150,22 @@ def _encode(
                 *size,
                 info.fps,
                 audio_from=swapped if info.has_audio else None,
+                start=at,
                 **settings,
             ) as after,
         ):
             frames = read_frames(source, start)
             shown = next(frames)
-            origin, coming = shown.time, next(frames, None)
-            for frame in read_frames(swapped, at, end):
+            origin, coming = converted_from(source, start, None), next(frames, None)
+            begin, _ = time_limits(at, end)
+            for count, frame in enumerate(read_frames(swapped, at, end)):
+                # The first is there at once, even if the sound begins before it.
+                time = frame.time if count else begin
                 while coming and coming.time - origin <= frame.time + _TOLERANCE:
                     shown, coming = coming, next(frames, None)
                 for writer, image in ((before, shown.image), (after, frame.image)):
                     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-                    writer.write(image, frame.time)
+                    writer.write(image, time)
         return [old.read_bytes(), new.read_bytes()]
 
 

@@ -62,11 +62,7 @@ def open_video(path: Path) -> Iterator[av.VideoStream]:
             raise ValueError(f"{path} is a picture, not a video")
         if name == "tty":  # FFmpeg shows any text as a film of letters
             raise ValueError(f"{path} is a text, not a video")
-        streams = [  # the cover picture of a song is a video stream, too
-            stream
-            for stream in container.streams.video
-            if not stream.disposition & Disposition.attached_pic
-        ]
+        streams = films(container)
         if not streams:
             raise ValueError(f"{path} has no video stream; give a file with pictures")
         stream = streams[0]
@@ -78,11 +74,47 @@ def open_video(path: Path) -> Iterator[av.VideoStream]:
         yield stream
 
 
+def films(container: InputContainer) -> list[av.VideoStream]:
+    """Return the video streams but for cover pictures, which are such streams, too."""
+    return [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & Disposition.attached_pic
+    ]
+
+
 def clock_start(container: InputContainer) -> Fraction:
     """Return the second of the first picture or sound, whichever is earlier."""
-    streams = [*container.streams.video, *container.streams.audio]
+    return _first_start([*films(container), *container.streams.audio])
+
+
+def _first_start(streams: Iterable[av.VideoStream | av.AudioStream]) -> Fraction:
     starts = [s.start_time * s.time_base for s in streams if s.start_time is not None]
     return min(starts, default=Fraction(0))
+
+
+def film_start(
+    container: InputContainer, start: Fraction, first: Fraction, fps: Fraction
+) -> Fraction:
+    """Return the second of a source that becomes time 0 of a film cut out of it.
+
+    That is where its first frame is shown, or earlier: no sound is lost that is heard
+    from `start` on while there is no picture yet. A cut between two frames goes to the
+    second one.
+
+    Args:
+        container: the source.
+        start: second of it where the film is to begin.
+        first: second of it at which the first frame of the film is shown.
+        fps: frames a second.
+    """
+    origin, audio = clock_start(container), container.streams.audio
+    between_frames = first - start < 1 / fps
+    if not audio or (
+        between_frames and start >= _first_start(films(container)) - origin
+    ):
+        return first
+    return min(first, max(start, _first_start(audio) - origin))
 
 
 def packets(stream: av.VideoStream | av.AudioStream) -> Iterator[av.Packet | None]:

@@ -11,16 +11,17 @@ from fractions import Fraction
 from heapq import merge
 from itertools import chain, pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
 from av.codec.context import Flags
-from av.container import OutputContainer
+from av.container import InputContainer, OutputContainer
 from av.error import FFmpegError
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
-from fsgan.media.decoding import open_media
-from fsgan.media.sound import add_sound
+from fsgan.media.decoding import film_start, open_media
+from fsgan.media.sound import Codecs, carry_over
 
 OUTPUT_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
 # What phones, browsers and QuickTime play from an mp4; Opus is not for QuickTime.
@@ -29,7 +30,7 @@ _QUICKTIME_SOUND = ("aac", "mp3", "ac3", "eac3", "alac")
 
 @dataclass(frozen=True)
 class VideoFormat:
-    """How frames are encoded, and which sound may lie beside them."""
+    """How frames are encoded, and what may lie beside them."""
 
     width: int  # of the frames to come, pixels
     height: int
@@ -37,8 +38,7 @@ class VideoFormat:
     codec: str  # FFmpeg's encoder of the frames
     pixels: str  # FFmpeg's pixel format
     options: dict[str, str]  # of the encoder
-    copied_sound: tuple[str, ...] | None = None  # codecs; None is all that fits
-    sound_codec: str = "libopus"  # FFmpeg's encoder for sound that is not copied
+    codecs: Codecs  # of what lies beside them
     container_options: dict[str, str] = field(default_factory=dict)
     # Where players take a colour shared by 2 x 2 pixels to lie: half a pixel decides.
     chroma: str = "left"
@@ -75,26 +75,40 @@ def choose_format(
     if lossless and suffix != ".mkv":
         raise ValueError(f"lossless needs a path that ends in .mkv, got {path}")
     frames = width, height, fps
+    all_copied = Codecs(None, "libopus", "subrip")
     if lossless:
         options = {"level": "3", "g": "1", "slices": "4", "coder": "range_def"}
-        return VideoFormat(*frames, "ffv1", "bgr0", options)
+        return VideoFormat(*frames, "ffv1", "bgr0", options, all_copied)
     if suffix == ".webm":
         speed = {"cpu-used": "6", "deadline": "realtime", "row-mt": "1"}
         # VP9 counts to 63; without a target rate ("b") it keeps the quality.
         options = {"crf": str(round(crf * 63 / 51)), "b": "0", **speed}
-        sound = ("opus", "vorbis")
+        codecs = Codecs(("opus", "vorbis"), "libopus", "webvtt")
         return VideoFormat(
-            *frames, "libvpx-vp9", "yuv420p", options, sound, chroma="center"
+            *frames, "libvpx-vp9", "yuv420p", options, codecs, chroma="center"
         )
     # An mp4 notes only the steps in decoding order: with B-frames, it would give a
     # variable rate a wrong length.
     options = {"crf": str(crf), "preset": "veryfast", "bf": "0"}
     h264 = *frames, "libx264", "yuv420p", options
     if suffix == ".mkv":
-        return VideoFormat(*h264)
+        return VideoFormat(*h264, all_copied)
     sound = (*_QUICKTIME_SOUND, "opus") if suffix == ".mp4" else _QUICKTIME_SOUND
-    fast_start = {"movflags": "+faststart+use_metadata_tags"}
-    return VideoFormat(*h264, sound, "aac", fast_start)
+    # In milliseconds, as is usual, delays of a stream are not exact.
+    fast_start = {
+        "movflags": "+faststart+use_metadata_tags",
+        "movie_timescale": "90000",
+    }
+    return VideoFormat(*h264, Codecs(sound, "aac", "mov_text"), fast_start)
+
+
+class Cut(NamedTuple):
+    """The stretch of a source that a film is made of, in seconds of the source."""
+
+    source: Path
+    first: Fraction  # its first frame is shown
+    start: Fraction  # it begins
+    end: Fraction | None  # it ends; None: with the source
 
 
 class PartWriter:
@@ -164,9 +178,11 @@ def join_parts(
     last_step: int,
     *,
     metadata: dict[str, str],
-    sound: tuple[Path, Fraction, Fraction | None] | None,
+    cut: Cut | None,
 ) -> None:
-    """Join parts into a file that plays, with sound; no frame is encoded again.
+    """Join parts into a file that plays, with sound, subtitles and chapters.
+
+    No frame is encoded again.
 
     Args:
         parts: files of a `PartWriter` each, in order.
@@ -174,8 +190,7 @@ def join_parts(
         video_format: how the parts were encoded.
         last_step: how long the last frame is shown, in ticks.
         metadata: tags of the file.
-        sound: file to take it from, the second in it that becomes time 0 and the one
-            where the sound ends (`None`: all of it); `None` for no sound.
+        cut: what to take sound and subtitles from; `None` for none.
 
     Raises:
         ValueError: the parts were encoded differently.
@@ -187,28 +202,38 @@ def join_parts(
         container.metadata.update(metadata)
         # An encoder set up alike, and given no frame, writes the same headers.
         stream = _add_video(container, video_format)
-        audio = iter(())
-        if sound is not None:
-            source, *limits = sound
-            source = stack.enter_context(open_media(source))
-            copied, encoder = video_format.copied_sound, video_format.sound_codec
-            audio = add_sound(container, source, copied, encoder, *limits)
+        others, late = [], Fraction(0)
+        if cut is not None:
+
+            def open_source() -> InputContainer:
+                return stack.enter_context(open_media(cut.source))
+
+            zero = film_start(open_source(), cut.start, cut.first, video_format.fps)
+            late = cut.first - zero
+            exact = bool(late and cut.start)
+            others = carry_over(
+                container, open_source, video_format.codecs, zero, cut.end, exact
+            )
         container.start_encoding()
-        video = _packets(parts, stream, last_step * video_format.time_base)
+        video = _packets(parts, stream, last_step * video_format.time_base, late)
         # Little by little, so that players find sound and picture side by side.
-        for packet in merge(video, audio, key=lambda x: x.pts * x.time_base):
+        for packet in merge(video, *others, key=lambda x: x.pts * x.time_base):
             container.mux(packet)
 
 
 def _packets(
-    parts: Sequence[Path], stream: av.VideoStream, last: Fraction
+    parts: Sequence[Path], stream: av.VideoStream, last: Fraction, late: Fraction
 ) -> Iterator[av.Packet]:
-    """Yield the packets of all parts; the last one is shown for `last` seconds."""
+    """Yield the packets of all parts; the first is shown at `late` seconds.
+
+    The last one is shown for `last` seconds.
+    """
     found = _raw_packets(parts, stream.codec_context.extradata)
     for packet, following in pairwise(chain(found, [None])):
         end = packet.pts + round(last / packet.time_base)
         packet.duration = (following.pts if following else end) - packet.pts
         # The order of decoding is that of showing: no format has B-frames.
+        packet.pts += round(late / packet.time_base)
         packet.dts, packet.stream = packet.pts, stream
         yield packet
 

@@ -24,8 +24,10 @@ from PIL import Image
 from fsgan.media.decoding import (
     clock_start,
     decode,
+    film_start,
     find_entry,
     frame_clock,
+    open_media,
     open_video,
     packets,
     rgb_converter,
@@ -54,6 +56,7 @@ class VideoInfo:
     duration: float  # seconds
     frame_count: int  # an estimate, at least 1
     has_audio: bool
+    has_more: bool = False  # than the frames: sound, subtitles, chapters
 
     def frames_between(self, start: float, end: float | None) -> int:
         """Estimate the frames from one second to another, at least 1."""
@@ -195,6 +198,26 @@ def time_limits(start: float, end: float | None) -> tuple[Fraction, Fraction | N
     return first, None if end is None else Fraction(end).limit_denominator(1_000_000)
 
 
+def converted_from(source: Path, start: float, end: float | None) -> Fraction:
+    """Return the second of a source that is time 0 of a film converted from it.
+
+    Args:
+        source: as `path` of `probe`.
+        start: as of `read_frames`; the conversion's.
+        end: likewise.
+
+    Raises:
+        FileNotFoundError, ValueError: as of `read_frames`.
+    """
+    info, frames = probe(source), read_frames(source, start, end)
+    with closing(frames):
+        first = next(frames).time
+    if not info.has_audio:
+        return first
+    with open_media(source) as container:
+        return film_start(container, time_limits(start, end)[0], first, info.fps)
+
+
 def _check_film(path: Path, fps: Fraction | float | None) -> bool:
     """Refuse a photo and a rate; return whether a film is an animated picture."""
     if fps is not None:
@@ -263,10 +286,12 @@ def _probe_video(path: Path) -> tuple[VideoInfo, av.VideoFrame, _ToRgb]:
             duration = Fraction(stream.container.duration or 0, av.time_base)
         frames = stream.frames or round(duration * (rate or 0))
         has_audio = bool(stream.container.streams.audio)
+        has_more = len(stream.container.streams) > 1 or stream.container.chapters()
     if not (duration and frames):  # a stream saved live: nobody noted its length
         frames, duration = _measure(path)
     fps = rate or frames / duration
-    info = VideoInfo(path, width, height, fps, float(duration), frames, has_audio)
+    size, has = (width, height), (has_audio, bool(has_more))
+    info = VideoInfo(path, *size, fps, float(duration), frames, *has)
     return info, frame, to_rgb
 
 

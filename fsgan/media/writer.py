@@ -1,7 +1,7 @@
 """Video out: frames as a film or numbered pictures, with the sound of the source.
 
 Frames are encoded into a hidden folder beside the output; at the end they are joined
-with the sound, and the output takes its name.
+with sound, subtitles and chapters, and the output takes its name.
 """
 
 import json
@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from fsgan.media.decoding import open_media
 from fsgan.media.encoding import (
     OUTPUT_SUFFIXES,
+    Cut,
     PartWriter,
     choose_format,
     join_parts,
@@ -53,16 +54,18 @@ class VideoWriter:
     A context manager. The output appears under its name, whole, on a clean exit;
     after any exception nothing is left of it. Settings are checked at once.
 
-    | output         | frames                    | sound                     |
-    | -------------- | ------------------------- | ------------------------- |
-    | .mp4 .m4v .mov | H.264                     | copied, else AAC          |
-    | .mkv           | H.264, FFV1 if lossless   | copied                    |
-    | .webm          | VP9                       | Opus (or Vorbis, copied)  |
-    | a folder       | 000000.png, 000001.png, … | none                      |
+    | output         | frames                    | sound                   | text     |
+    | -------------- | ------------------------- | ----------------------- | -------- |
+    | .mp4 .m4v .mov | H.264                     | copied, else AAC        | mov_text |
+    | .mkv           | H.264, FFV1 if lossless   | copied                  | copied   |
+    | .webm          | VP9                       | Opus or Vorbis (copied) | WebVTT   |
+    | a folder       | 000000.png, 000001.png, … | none                    | none     |
 
     H.264 and VP9 are yuv420p, BT.709, limited range, tagged so. That format needs
     even sides: an odd one gets its last column or row repeated once, nothing is
-    rescaled. The first frame is time 0 of the new file, and the sound is cut to it.
+    rescaled. All tracks of sound and subtitles are kept, and the chapters; the log says
+    what the file cannot hold. The first frame is time 0 of the new file, unless sound
+    is heard from `start` on while there is no picture yet: then the file begins there.
 
     Raises:
         ValueError: a setting is out of its range.
@@ -74,7 +77,7 @@ class VideoWriter:
     height: int
     fps: Fraction | float  # for frames written without a time
     _: KW_ONLY
-    audio_from: str | Path | None = None  # file with the sound; a silent one is fine
+    audio_from: str | Path | None = None  # file with sound and subtitles, or without
     start: float = 0.0  # seconds in `audio_from` where the frames begin
     end: float | None = None  # seconds there where the sound ends; None for all of it
     crf: int = 18  # constant quality on x264's scale, 0 (best) to 51 (worst)
@@ -212,16 +215,17 @@ class VideoWriter:
             whole = self._hidden / _PICTURES
         else:
             whole = self._hidden / f"whole{self.path.suffix.lower()}"
-            sound = None
+            cut = None
             if self.audio_from is not None:
-                sound = Path(self.audio_from), self._position.origin, self._end
+                first = self._position.origin
+                cut = Cut(Path(self.audio_from), first, self._start, self._end)
             join_parts(
                 self._parts,
                 whole,
                 self._format,
                 self._position.step,
                 metadata=self.metadata or {},
-                sound=sound,
+                cut=cut,
             )
         if self.finish is not None:
             self.finish(whole)

@@ -190,7 +190,7 @@ def convert_video(
     fps: Fraction | float | None = None,
     overwrite: bool = False,
 ) -> ConvertedVideo:
-    """Swaps the faces in a video and carries its sound over.
+    """Swaps the faces in a video and carries sound, subtitles and chapters over.
 
     The first pass finds and tracks the faces (`fsgan.follow_faces`); what it finds
     stays beside the output: `<out>.tracks.json`, with which a second conversion need
@@ -238,7 +238,7 @@ def convert_video(
         info.width * settings.layout,
         info.height,
         info.fps,
-        audio_from=source if info.has_audio else None,
+        audio_from=source if info.has_more else None,
         start=start,
         end=end,
         crf=settings.crf,
