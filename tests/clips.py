@@ -6,6 +6,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from fsgan.faces.geometry import MEAN_LANDMARKS
 from fsgan.media.reader import probe, read_frames
 from fsgan.media.writer import VideoWriter
 
@@ -146,3 +147,16 @@ def packets_of(path, kind="video"):
         stream = getattr(container.streams, kind)[0]
         found = [p for p in container.demux(stream) if p.size]
         return [(p.pts, p.is_keyframe, bytes(p)) for p in found]
+
+
+def face_entry(file, **changes):
+    """What `faces.json` says of a crop."""
+    return {
+        "file": file,
+        "source": "clip.mp4",
+        "frame": 0,
+        "time": 0.0,
+        "box": [10, 20, 110, 150],
+        "landmarks": (100 * MEAN_LANDMARKS).tolist(),
+        "confidence": 0.99,
+    } | changes

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clips import face_entry
 from scipy.cluster.hierarchy import fcluster, linkage
 from test_quality import COUNT, collins, make_folder, spoil
 
@@ -99,7 +100,19 @@ def test_masks_of_rejected_faces_are_not_missed(faces, hopper, tmp_path):
     examine_faces(faces, apply=True)
     kept = load_faces(faces, tmp_path / "masks", 64, 1.0)
     assert kept.names == [path.name for path in list_images(faces)]
-    assert len(list((tmp_path / "masks").iterdir())) == COUNT + 4
+    assert len(list_images(tmp_path / "masks")) == COUNT + 4
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"1.png": 3}'])
+def test_damaged_reasons_are_refused_before_a_face_moves(faces, hopper, text):
+    spoil(faces, hopper[0])
+    reasons = faces / "rejected" / "reasons.json"
+    reasons.parent.mkdir()
+    reasons.write_text(text)
+    before = contents(faces)
+    with pytest.raises(ValueError, match=r"reasons.json is damaged .*: delete it"):
+        examine_faces(faces, apply=True)
+    assert contents(faces) == before
 
 
 def test_another_face_of_that_name_is_never_overwritten(faces, hopper):
@@ -138,7 +151,7 @@ def mixed(tmp_path_factory, collins, hopper) -> Path:
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
     write_image(folder / "wall.png", noise)
     files = [*COLLINS, *HOPPER, "wall.png"]
-    entries = [{"file": file, "source": file[2:-4]} for file in files]
+    entries = [face_entry(file, source=file[2:-4]) for file in files]
     extract.write_faces_record(folder, entries)
     return folder
 
@@ -171,7 +184,7 @@ def test_each_person_gets_a_folder_and_a_sheet_the_largest_first(
     assert names(out / "unsorted") == ["faces.json", "wall.png"]
     copied = contents(out / "person_001")
     assert json.loads(copied.pop("faces.json"))["faces"] == [
-        {"file": name, "source": "hopper"} for name in HOPPER
+        face_entry(name, source="hopper") for name in HOPPER
     ]
     assert copied == {name: before[name] for name in HOPPER}
     assert contents(mixed) == before

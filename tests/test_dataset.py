@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
+from clips import face_entry
 
 from fsgan.data import dataset
 from fsgan.data.augmentation import AugmentationSettings
@@ -25,6 +26,7 @@ from fsgan.data.dataset import (
 )
 from fsgan.data.extract import write_faces_record
 from fsgan.data.masks import make_masks
+from fsgan.data.quality import ExamineSettings, examine_folder
 from fsgan.faces.geometry import align, crop_matrix, recrop
 from fsgan.media.images import read_image, write_image
 
@@ -147,10 +149,39 @@ def test_mask_of_another_size_is_named_with_the_way_out(folders):
         load_faces(*folders, 64, 0.8)
 
 
-def test_crop_that_is_not_square_is_named(folders):
-    write_image(folders[0] / "wide.png", np.zeros((40, 60, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"square .*wide\.png is 60x40 pixels"):
-        load_faces(folders[0], None, 64, 0.8)
+def test_masks_of_another_person_are_refused(tmp_path, face):
+    for person, image in (("a", face), ("b", face[:, ::-1])):
+        write_image(tmp_path / person / "0.png", image)
+        make_masks(tmp_path / person, tmp_path / "masks" / person)
+    masks = tmp_path / "masks"
+    assert load_faces(tmp_path / "a", masks / "a", 64, 0.8).masks.any()
+    with pytest.raises(ValueError, match=r"0\.png in .* was drawn for another face"):
+        load_faces(tmp_path / "a", masks / "b", 64, 0.8)
+    (masks / "b" / "masks.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"masks\.json is damaged .* run make_masks"):
+        load_faces(tmp_path / "b", masks / "b", 64, 0.8)
+    (masks / "b" / "masks.json").unlink()  # as older versions left them
+    assert load_faces(tmp_path / "a", masks / "b", 64, 0.8).masks.any()
+
+
+def test_faces_are_not_their_own_masks(folders):
+    with pytest.raises(ValueError, match="faces and masks need two folders"):
+        load_faces(folders[0], folders[0] / ".." / "faces", 64, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(40, 60), (1, 1), (8, 8), (20_000, 1), (1, 20_000)]
+)
+def test_what_is_no_crop_is_named(folders, height, width):
+    write_image(folders[0] / "odd.png", np.zeros((height, width, 3), np.uint8))
+    message = rf"square crops of 32 pixels or more.*odd\.png is {width}x{height} pixels"
+    for use in (
+        lambda: load_faces(folders[0], None, 64, 0.8),
+        lambda: make_masks(folders[0], folders[1]),
+        lambda: examine_folder(folders[0], ExamineSettings()),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use()
 
 
 def test_folder_without_faces_is_named(tmp_path):
@@ -171,10 +202,10 @@ def wide(tmp_path, portrait):
     """Folders of one wide crop and of its middle, with their records."""
     matrix = crop_matrix(FIVE, 320, 1.6)
     crop = align(portrait, matrix, 320)
-    entry = {"file": "face.png", "landmarks": FIVE.tolist(), "matrix": matrix.tolist()}
     for folder, extent in (("wide", 1.6), ("standard", 1.0)):
         write_image(tmp_path / folder / "face.png", recrop(crop, 1.6, extent))
-        write_faces_record(tmp_path / folder, [entry | {"extent": extent}])
+        entry = face_entry("face.png", landmarks=FIVE.tolist(), extent=extent)
+        write_faces_record(tmp_path / folder, [entry])
     return tmp_path
 
 

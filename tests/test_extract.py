@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clips import face_entry
 from PIL import Image
 
 from fsgan.data import extract
-from fsgan.data.extract import extract_faces
+from fsgan.data.extract import extract_faces, write_faces_record
 from fsgan.faces.geometry import (
     MEAN_LANDMARKS,
     Face,
@@ -583,11 +584,14 @@ def test_settings_out_of_range_are_refused(photo, tmp_path, settings, message):
     assert not (tmp_path / "faces").exists()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"crops": []}'])
-def test_a_damaged_record_is_refused_with_the_way_out(photo, tmp_path, text):
-    (tmp_path / "faces.json").write_text(text)
-    with pytest.raises(ValueError, match=r"faces.json is damaged: delete it"):
-        extract_faces(photo, tmp_path)
+def test_a_record_cannot_delete_files_elsewhere(photo, tmp_path):
+    mine = tmp_path / "mine.jpg"
+    mine.write_text("stays")
+    entry = face_entry("../mine.jpg", source=str(photo))
+    write_faces_record(tmp_path / "faces", [entry])
+    with pytest.raises(ValueError, match=r"faces.json is damaged .*: delete it"):
+        extract_faces(photo, tmp_path / "faces")
+    assert mine.read_text() == "stays"
 
 
 def test_a_folder_without_a_record_has_no_entries(tmp_path):

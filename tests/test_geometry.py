@@ -1,11 +1,14 @@
 """Boxes, similarity fit, the aligned crop and back."""
 
+import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from clips import face_entry
 
+from fsgan.data.extract import write_faces_record
 from fsgan.faces.geometry import (
     MEAN_LANDMARKS,
     Face,
@@ -171,17 +174,45 @@ def test_standard_crops_are_read_from_folders_of_any_extent(tmp_path):
     files = [tmp_path / folder / "0.png" for folder in ("new", "old", "unrecorded")]
     for file in files:
         write_image(file, ramp)
-    (tmp_path / "new" / "faces.json").write_text(
-        '{"faces": [{"file": "0.png", "extent": 1.6}]}'
-    )
-    (tmp_path / "old" / "faces.json").write_text('{"faces": [{"file": "0.png"}]}')
+    write_faces_record(tmp_path / "new", [face_entry("0.png", extent=1.6)])
+    write_faces_record(tmp_path / "old", [face_entry("0.png")])
     new, *others = read_crops(files)
     np.testing.assert_array_equal(new, ramp[6:26, 6:26])
     for crop in others:
         np.testing.assert_array_equal(crop, ramp)
-    (tmp_path / "old" / "faces.json").write_text("{")
-    with pytest.raises(ValueError, match=r"faces.json is damaged: delete it"):
-        list(read_crops(files))
+
+
+NOT_A_FACE = [[1, 1]] * 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[1, 2]",
+        '{"faces": 7}',
+        '{"faces": [{"file": 3}]}',
+        *(
+            json.dumps({"faces": [face_entry("0.png") | change]})
+            for change in (
+                *({"file": name} for name in ("", "..", "a/b", "/a", "../a", "a\0b")),
+                *({"extent": extent} for extent in (0, -1, float("nan"), 1e9, True)),
+                *({"landmarks": x} for x in (NOT_A_FACE, [[1, 2]], [[1e300, 2]] * 5)),
+                {"landmarks": [[float("nan"), 2]] * 5},
+                {"box": [1, 2, 3]},
+                {"confidence": "high"},
+                {"matrix": [1, 2, 3]},
+            )
+        ),
+        json.dumps({"faces": [face_entry("0.png")] * 2}),
+        json.dumps({"faces": [{"file": "0.png"}]}),
+    ],
+)
+def test_a_damaged_or_malicious_record_is_refused(tmp_path, text):
+    write_image(tmp_path / "0.png", np.zeros((32, 32, 3), np.uint8))
+    (tmp_path / "faces.json").write_text(text)
+    with pytest.raises(ValueError, match=r"faces.json is damaged \(.+\): delete it"):
+        list(read_crops([tmp_path / "0.png"]))
 
 
 def test_pixel_centres_lie_on_whole_numbers():

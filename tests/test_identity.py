@@ -1,13 +1,14 @@
 """Two portraits, each seen in several ways, told apart by dlib's network."""
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from clips import face_entry
 
+from fsgan.data.extract import write_faces_record
 from fsgan.faces import identity
 from fsgan.faces.identity import OTHER_PERSON, SAME_PERSON, Identity, embed
 from fsgan.media.images import write_image
@@ -113,8 +114,7 @@ def test_of_wide_crops_in_a_folder_the_standard_part_counts(hopper, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (320, 320, 3), np.uint8)
     noise[32:288, 32:288] = hopper[0]
     write_image(tmp_path / "0.png", noise)
-    record = {"faces": [{"file": "0.png", "extent": 1.25}]}
-    (tmp_path / "faces.json").write_text(json.dumps(record))
+    write_faces_record(tmp_path, [face_entry("0.png", extent=1.25)])
     embeddings = Identity.of(tmp_path).embeddings
     np.testing.assert_allclose(embeddings, embed(hopper[:1]), atol=1e-6)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from clips import face_entry
 
 from fsgan.data import masks
 from fsgan.data.extract import extract_faces, write_faces_record
@@ -154,7 +155,7 @@ def faces(tmp_path_factory, portrait) -> Path:
 def test_masks_are_written_for_each_crop(faces, tmp_path):
     made = make_masks(faces, tmp_path)
     assert made.method == "mesh"
-    assert names(tmp_path) == ["a_png_face0.png", "b_png_face0.png"]
+    assert names(tmp_path) == ["a_png_face0.png", "b_png_face0.png", "masks.json"]
     assert len(made) == 2
     assert repr(made) == "2 masks by mesh, the likeliest wrong first"
     assert made.contact_sheet.shape == (128, 2 * 128, 3)
@@ -232,7 +233,7 @@ def test_with_face_alignment_the_eyes_are_those_of_its_68_points(
     monkeypatch.setattr(masks, "LandmarkDetector", StandIn)
     crop = align(portrait, crop_matrix(FIVE, 320, extent), 320)
     write_image(tmp_path / "faces" / "a.png", crop)
-    entry = {"file": "a.png", "landmarks": FIVE.tolist(), "extent": extent}
+    entry = face_entry("a.png", landmarks=FIVE.tolist(), extent=extent)
     write_faces_record(tmp_path / "faces", [entry])
     made = make_masks(tmp_path / "faces", tmp_path / "fine", "face_alignment")
     assert made.method == "face_alignment"

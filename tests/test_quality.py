@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from clips import face_entry
 from skimage.data import astronaut, coffee
 
 from fsgan.data import quality
@@ -53,16 +54,8 @@ def make_folder(folder, count=COUNT):
     for index in range(count):
         name = f"collins_{index:03d}.png"
         write_image(folder / name, collins(index))
-        entries.append(
-            {
-                "file": name,
-                "source": "collins.mp4",
-                "box": [10, 20, 110, 150],
-                "landmarks": points(index - count / 2).tolist(),
-                "confidence": 0.99,
-                "matrix": [[1, 0, 0], [0, 1, 0]],
-            }
-        )
+        landmarks = points(index - count / 2).tolist()
+        entries.append(face_entry(name, landmarks=landmarks))
     write_faces_record(folder, entries)
     return folder
 
@@ -115,7 +108,7 @@ def embedded(monkeypatch):
 def write_levels(folder, levels):
     files = [folder / f"{index}.png" for index in range(len(levels))]
     for file, level in zip(files, levels, strict=True):
-        write_image(file, np.full((8, 8, 3), level, np.uint8))
+        write_image(file, np.full((32, 32, 3), level, np.uint8))
     return files
 
 

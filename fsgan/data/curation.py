@@ -1,7 +1,6 @@
 """Stages: which faces of a folder to train on, and whose they are."""
 
 import filecmp
-import json
 import logging
 import os
 import shutil
@@ -28,6 +27,7 @@ from fsgan.media.images import (
     read_image,
     write_image,
 )
+from fsgan.validation import read_json
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +121,8 @@ def examine_faces(
 
     Raises:
         FileNotFoundError: a folder is missing or holds no picture.
-        ValueError: a file is no picture, a crop is not square, `faces.json` is damaged,
-            or the two folders are one.
+        ValueError: a file is no picture, a crop is not square, `faces.json` or
+            `reasons.json` is damaged, or the two folders are one.
         FileExistsError: `rejected/` holds another face of the same name; nothing has
             been moved then.
         OSError: a folder cannot be written.
@@ -138,6 +138,7 @@ def examine_faces(
     for sentence in advice:
         log.info(sentence)
     if apply:
+        before = {folder.path: _read_reasons(folder.path) for folder in folders}
         moves = [
             (folder.path / name, folder.path / REJECTED / name)
             for folder in folders
@@ -145,10 +146,9 @@ def examine_faces(
         ]
         _move(moves)
         for folder in folders:
-            path = folder.path / REJECTED / REASONS
-            before = json.loads(path.read_text("utf-8")) if path.is_file() else {}
             if folder.rejected:
-                write_json(path, before | folder.rejected)
+                reasons = before[folder.path] | folder.rejected
+                write_json(folder.path / REJECTED / REASONS, reasons)
     out = paths[0] / REPORT if out is None else Path(out)
     found = [{"folder": str(f.path), "faces": f.as_json()} for f in folders]
     write_json(out, {"advice": advice, "coverage": coverage, "folders": found})
@@ -330,6 +330,14 @@ def _copy_groups(
             tiles += [*row, *[np.zeros((1, 1, 3), np.uint8)] * (8 - len(row))]
             labels += [name, f"{len(files)} faces", *[""] * 6]
     return contact_sheet(tiles, labels=labels)
+
+
+def _read_reasons(faces_dir: Path) -> dict[str, str]:
+    """Why faces of a folder were rejected before, by name."""
+    path = faces_dir / REJECTED / REASONS
+    if not path.is_file():
+        return {}
+    return read_json(path, dict[str, str], "delete it; the faces beside it stay")
 
 
 def _move(moves: list[tuple[Path, Path]]) -> None:

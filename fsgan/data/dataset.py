@@ -16,7 +16,15 @@ from tqdm.auto import tqdm
 
 from fsgan.data.augmentation import AugmentationSettings, sample
 from fsgan.data.extract import check_square
-from fsgan.data.masks import EYES, FACE, MOUTH, crop_landmarks, draw_masks
+from fsgan.data.masks import (
+    EYES,
+    FACE,
+    MOUTH,
+    crop_landmarks,
+    digest,
+    draw_masks,
+    read_masks_record,
+)
 from fsgan.faces.geometry import read_faces_record, recrop
 from fsgan.media.images import image_size, list_images, read_image
 
@@ -114,11 +122,15 @@ def load_faces(
     Raises:
         FileNotFoundError: If the folder is missing or holds no picture.
         ValueError: If the resolution is none of the four, a crop is not square,
-            `faces.json` is damaged, or a mask is missing or does not fit its face.
+            `faces.json` or `masks.json` is damaged, a mask is missing or not of its
+            face, or masks and faces are one folder.
     """
     if resolution not in RESOLUTIONS:
         raise ValueError(f"resolution must be 64, 96, 128 or 256, got {resolution!r}")
     paths = list_images(Path(faces_dir))
+    if masks_dir is not None and Path(masks_dir).resolve() == Path(faces_dir).resolve():
+        raise ValueError(f"faces and masks need two folders, got {faces_dir} for both")
+    drawn_for = {} if masks_dir is None else read_masks_record(masks_dir)
     record = {entry["file"]: entry for entry in read_faces_record(faces_dir)}
     entries = [record.get(path.name, {}) for path in paths]
     stored = [entry.get("extent", 1.0) for entry in entries]
@@ -149,6 +161,12 @@ def load_faces(
     for index, path in enumerate(progress):
         image = read_image(path)
         images[index] = _resize(recrop(image, stored[index], extent), side)
+        known = drawn_for.get(f"{path.stem}.png")
+        if known is not None and known != digest(path):
+            raise ValueError(
+                f"the mask of {path} in {masks_dir} was drawn for another face: give "
+                "the masks of this folder, or run make_masks(...) again"
+            )
         of_face = _masks_of(path, masks_dir, image, entries[index], draw_missing)
         if of_face is not None:
             masks[index] = _resize(recrop(of_face, stored[index], extent), side)

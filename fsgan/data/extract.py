@@ -35,6 +35,7 @@ from fsgan.media.reader import is_video, probe, read_frames
 log = logging.getLogger(__name__)
 
 SMALLEST_CROP, LARGEST_CROP = 256, 512  # pixels
+_LEAST_CROP = 32  # pixels, of crops from elsewhere
 
 
 class StageResult:
@@ -216,13 +217,13 @@ def check_square(size: tuple[int, int], path: Path) -> None:
         path: the picture, for the sentence.
 
     Raises:
-        ValueError: width and height differ.
+        ValueError: width and height differ, or are below 32.
     """
     width, height = size
-    if width != height:
+    if width != height or width < _LEAST_CROP:
         raise ValueError(
-            f"faces must be square crops, as extract_faces writes them, but {path} is "
-            f"{width}x{height} pixels"
+            f"faces must be square crops of {_LEAST_CROP} pixels or more, as "
+            f"extract_faces writes them, but {path} is {width}x{height} pixels"
         )
 
 

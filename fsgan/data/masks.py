@@ -1,5 +1,6 @@
 """Stage: masks of eyes, face and mouth of face crops, from dense landmarks."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ import cv2
 import numpy as np
 from tqdm.auto import tqdm
 
-from fsgan.data.extract import StageResult, check_square
+from fsgan.data.extract import StageResult, check_square, write_json
 from fsgan.faces.geometry import (
     crop_matrix,
     mean_landmarks,
@@ -19,12 +20,14 @@ from fsgan.faces.geometry import (
 from fsgan.faces.landmarks import LandmarkDetector
 from fsgan.faces.mesh import LEFT_EYE, LIPS, OVAL, RIGHT_EYE, FaceMesh
 from fsgan.media.images import contact_sheet, list_images, read_image, write_image
+from fsgan.validation import read_json
 
 MASK_METHODS = ("mesh", "face_alignment")
 EYES_OF_68 = (slice(36, 42), slice(42, 48))  # of the landmarks of iBUG 300-W
 EYES, FACE, MOUTH = range(3)
 """Channels of the masks."""
 
+_RECORD = "masks.json"
 _SHOWN = 32  # masks on the contact sheet
 
 _mesh = FaceMesh()
@@ -59,7 +62,7 @@ def make_masks(
         faces_dir: folder of crops, as of `extract_faces`; those that are not in its
             `faces.json` are taken for standard crops of the mean shape.
         masks_dir: folder for the masks, PNG files named like the crops: red eyes, green
-            face, blue mouth.
+            face, blue mouth. `masks.json` says which crop each was drawn for.
         method: "mesh" draws everything from dense landmarks, in hundredths of a second
             a face. "face_alignment" draws the eyes from 68 landmarks instead; it needs
             the extra `landmarks` and downloads the network's weights when they are not
@@ -72,7 +75,7 @@ def make_masks(
         FileNotFoundError: there are no crops, or what "face_alignment" needs is
             missing.
         ValueError: `method` is unknown, the two folders are one, a crop is not square,
-            or `faces.json` or a weight file is damaged.
+            or `faces.json`, `masks.json` or a weight file is damaged.
         OSError: `masks_dir` cannot be written.
     """
     if method not in MASK_METHODS:
@@ -83,6 +86,7 @@ def make_masks(
         raise ValueError(f"faces and masks need two folders, got {faces_dir} for both")
     detector = LandmarkDetector(download=True) if method == "face_alignment" else None
     record = {entry["file"]: entry for entry in read_faces_record(faces_dir)}
+    drawn_for = read_masks_record(masks_dir)
     files, agreement = [masks_dir / f"{path.stem}.png" for path in crops], []
     progress = tqdm(crops, desc="masks", unit="face")
     for path, file in zip(progress, files, strict=True):
@@ -97,12 +101,38 @@ def make_masks(
             eyes = [points[eye] for eye in EYES_OF_68]
             masks[..., EYES] = _draw_hulls(eyes, len(crop), extent, grown=13)
         write_image(file, masks)
+        drawn_for[file.name] = digest(path)
         agreement.append(_agreement(masks[..., EYES], extent))
+    write_json(masks_dir / _RECORD, drawn_for)
     overlays = [
         overlay(read_image(crops[index]), read_image(files[index]))
         for index in np.argsort(agreement, kind="stable")[:_SHOWN]
     ]
     return Masks(method, files, contact_sheet(overlays, size=128))
+
+
+def read_masks_record(masks_dir: str | Path) -> dict[str, str]:
+    """Reads which crops the masks of a folder were drawn for.
+
+    Args:
+        masks_dir: folder of masks, as of `make_masks`.
+
+    Returns:
+        Name of a mask -> `digest` of its crop; nothing of older versions' masks.
+
+    Raises:
+        ValueError: `masks.json` is damaged.
+    """
+    path = Path(masks_dir) / _RECORD
+    if not path.is_file():
+        return {}
+    return read_json(path, dict[str, str], "delete it and run make_masks(...) again")
+
+
+def digest(path: Path) -> str:
+    """Tells a file from any other, 16 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def draw_masks(

@@ -4,16 +4,19 @@ The *standard crop* is the square that `MEAN_LANDMARKS` describes. Stored crops 
 more: a crop's *extent* is its width in widths of the standard crop, about one centre.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, NotRequired
 
 import cv2
 import numpy as np
+from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat
 from skimage.transform import SimilarityTransform
+from typing_extensions import TypedDict
 
 from fsgan.media.images import read_image
+from fsgan.validation import read_json
 
 CROP_SIZE = 256
 """Side in pixels of a standard crop where nothing else decides it."""
@@ -59,6 +62,51 @@ class Face:
     def size(self) -> float:
         """The shorter side of the box in pixels."""
         return float(min(self.box[2:] - self.box[:2]))
+
+
+def _file_name(name: str) -> str:
+    """A name that stays in its folder, as files are moved and deleted by it."""
+    if Path(name).name != name or name in ("", "..") or "\0" in name:
+        raise ValueError("it is not the name of a file")
+    return name
+
+
+def _apart(landmarks: list[list[float]]) -> list[list[float]]:
+    if not np.ptp(landmarks, axis=0).any():
+        raise ValueError("the points coincide")
+    return landmarks
+
+
+def _listed_once(entries: list[dict]) -> list[dict]:
+    if len({entry["file"] for entry in entries}) < len(entries):
+        raise ValueError("a file is listed twice")
+    return entries
+
+
+_Pixels = Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)]
+_Point = Annotated[list[_Pixels], Field(min_length=2, max_length=2)]
+_Row = Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]
+
+
+class FaceEntry(TypedDict):
+    """What `faces.json` says of one crop; see `fsgan.extract_faces`."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")
+    file: Annotated[str, Field(max_length=255), AfterValidator(_file_name)]
+    source: str
+    frame: Annotated[int, Field(ge=0)]
+    time: FiniteFloat
+    box: Annotated[list[_Pixels], Field(min_length=4, max_length=4)]
+    landmarks: Annotated[
+        list[_Point], Field(min_length=5, max_length=5), AfterValidator(_apart)
+    ]
+    confidence: Annotated[FiniteFloat, Field(ge=0, le=1)]
+    extent: NotRequired[Annotated[FiniteFloat, Field(ge=0.5, le=4)]]
+    matrix: NotRequired[Annotated[list[_Row], Field(min_length=2, max_length=2)]]
+
+
+class _Record(TypedDict):
+    faces: Annotated[list[FaceEntry], AfterValidator(_listed_once)]
 
 
 def intersection_over_union(boxes_a: np.ndarray, boxes_b: np.ndarray) -> np.ndarray:
@@ -155,7 +203,7 @@ def recrop(crop: np.ndarray, extent: float, wanted: float = 1.0) -> np.ndarray:
     return crop[top : height - top, left : width - left]
 
 
-def read_faces_record(faces_dir: str | Path) -> list[dict]:
+def read_faces_record(faces_dir: str | Path) -> list[FaceEntry]:
     """Reads what `fsgan.extract_faces` wrote down about the crops of a folder.
 
     Args:
@@ -171,12 +219,7 @@ def read_faces_record(faces_dir: str | Path) -> list[dict]:
     path = Path(faces_dir) / RECORD
     if not path.is_file():
         return []
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["faces"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is damaged: delete it and extract the faces again"
-        ) from error
+    return read_json(path, _Record, "delete it and extract the faces again")["faces"]
 
 
 def read_crops(files: Iterable[Path], extent: float = 1.0) -> Iterator[np.ndarray]:
