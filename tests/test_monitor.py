@@ -156,6 +156,19 @@ def test_a_file_that_breaks_off_in_its_header_is_begun_anew(tmp_path, text):
     assert lists(read_losses(tmp_path)) == {"iteration": []}
     record(tmp_path, 20, 30, edge_a=1.5)
     assert lists(read_losses(tmp_path)) == {"iteration": [30], "edge_a": [1.5]}
+    assert (tmp_path / "losses.damaged.csv").read_text() == text
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ['20,"0.5,1', f"20,0.5,{'9' * 200_000}x", "nan,1,1", "20,0.5\r\r,1,1", "é"],
+)
+def test_a_damaged_line_takes_no_other_with_it(tmp_path, damage):
+    text = "iteration,edge_a,edge_b\n10,0.5,0.75\n{}30,0.5,0.75\n"
+    (tmp_path / "losses.csv").write_text(text.format(damage + "\n"))
+    assert read_losses(tmp_path)["iteration"].tolist() == [10, 30]
+    record(tmp_path, 30, 30)
+    assert (tmp_path / "losses.csv").read_text() == text.format("")
 
 
 def test_other_losses_get_columns_of_their_own(tmp_path):

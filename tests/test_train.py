@@ -225,6 +225,40 @@ def test_losses_after_the_checkpoint_are_dropped_on_resume(faces, trained):
     assert read_losses(trained[0])["iteration"].tolist() == [10]
 
 
+def test_a_preview_that_a_kill_left_out_is_drawn_when_training_goes_on(faces, tmp_path):
+    drawn = []
+    many = tmp_path / "faces" / "a"
+    for number in range(20):
+        write_image(many / f"{number}.png", read_image(faces / "a" / "0.png"))
+    for attempt in range(3):
+        run_one(many.parent, tmp_path, 2, lambda *shown: drawn.append(shown[0]))
+        if attempt == 0:
+            (tmp_path / "previews" / "0000002.png").unlink()
+            lines = (tmp_path / "validation.csv").read_text().splitlines(True)
+            (tmp_path / "validation.csv").write_text("".join(lines[:-1]))
+    assert drawn == [0, 2, 2]
+    assert read_validation(tmp_path)["iteration"].tolist() == [0, 2]
+
+
+def test_weights_that_are_not_finite_end_training_before_they_are_saved(
+    faces, tmp_path, monkeypatch
+):
+    """An update may spoil them while its losses, of before, are finite."""
+    good = run_one(faces, tmp_path, 1)
+    update = FaceSwapGAN.train_on_batch
+
+    def spoil(gan, *batches):
+        losses = update(gan, *batches)
+        variable = gan.networks["encoder"].variables[-1]
+        variable.assign(variable * np.nan)
+        return losses
+
+    monkeypatch.setattr(FaceSwapGAN, "train_on_batch", spoil)
+    with pytest.raises(FloatingPointError, match="weights of encoder are not finite"):
+        run_one(faces, tmp_path, 2)
+    assert latest_checkpoint(tmp_path) == good
+
+
 class Watch:
     """Looks at a model folder before each change that Python makes to a file.
 

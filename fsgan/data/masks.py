@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from tqdm.auto import tqdm
 
-from fsgan.data.extract import StageResult, check_square, write_json
+from fsgan.data.extract import StageResult, check_square
 from fsgan.faces.geometry import (
     crop_matrix,
     mean_landmarks,
@@ -19,6 +19,7 @@ from fsgan.faces.geometry import (
 )
 from fsgan.faces.landmarks import LandmarkDetector
 from fsgan.faces.mesh import LEFT_EYE, LIPS, OVAL, RIGHT_EYE, FaceMesh
+from fsgan.media.files import write_json
 from fsgan.media.images import contact_sheet, list_images, read_image, write_image
 from fsgan.validation import read_json
 

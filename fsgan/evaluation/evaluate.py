@@ -1,6 +1,5 @@
 """Stage: footage and its swap -> how good the swap is."""
 
-import json
 import os
 import platform
 import shutil
@@ -9,10 +8,12 @@ from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import cv2
 import keras
 import numpy as np
+from typing_extensions import TypedDict
 
 from fsgan.data.dataset import center_crop_batch, load_faces, split_faces
 from fsgan.evaluation.measure import (
@@ -48,6 +49,7 @@ from fsgan.media.reader import VideoInfo, probe
 from fsgan.models.checkpoint import read_settings
 from fsgan.swap.generator import FaceGenerator
 from fsgan.swap.swapper import DIRECTIONS, ConvertSettings, FaceSwapper
+from fsgan.validation import read_json
 
 _CHOSEN = 64  # faces of each person, and frames, whose identity is compared
 _CHOSEN_68 = 16  # faces whose 68 landmarks are compared: they take a second each
@@ -187,6 +189,10 @@ def _probe_both(source: Path, swapped: Path) -> tuple[VideoInfo, VideoInfo]:
     return infos
 
 
+class _Sidecar(TypedDict):
+    settings: dict[str, Any]
+
+
 def _read_conversion(
     swapped: Path, direction: str
 ) -> tuple[ConvertSettings, list[str]]:
@@ -196,12 +202,12 @@ def _read_conversion(
     if not path.is_file():
         return defaults, [f"There is no {path.name} that {use}"]
     try:
-        recorded = dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
+        recorded = read_json(path, _Sidecar, "convert again")["settings"]
         names = {field.name for field in fields(ConvertSettings)}
         unknown = sorted(recorded.keys() - names)
         settings = ConvertSettings(**{k: recorded[k] for k in recorded.keys() & names})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        why = f"damaged or of another version ({type(error).__name__}: {error})"
+    except (OSError, ValueError) as error:
+        why = f"damaged or of another version ({error})"
         return defaults, [f"{path.name} is {why}; it {use}"]
     if settings.direction != direction:
         raise ValueError(

@@ -1,6 +1,5 @@
 """What a training shows of itself: losses on file, their plot, and previews."""
 
-import csv
 import logging
 import time
 from collections import defaultdict
@@ -385,6 +384,8 @@ class _Table:
         self.rows = [row for row in rows if row["iteration"] <= iteration]
         if len(self._names) > 1:
             self._write_whole()
+        elif iteration and path.is_file():
+            path.replace(path.with_suffix(".damaged.csv"))
         else:
             path.unlink(missing_ok=True)
 
@@ -410,25 +411,25 @@ class _Table:
             self._write(file, self.rows)
 
     def _write(self, file: TextIO, rows: Iterable[dict[str, float]]) -> None:
-        writer = csv.writer(file, lineterminator="\n")
         for row in rows:
             values = (f"{row.get(name, np.nan):.6g}" for name in self._names[1:])
-            writer.writerow([f"{row['iteration']:.0f}", *values])
+            file.write(",".join([f"{row['iteration']:.0f}", *values]) + "\n")
 
 
 def _read_rows(path: Path) -> tuple[list[str], list[dict[str, float]]]:
     """Names of the columns and whole lines of a file; a kill may leave half a line."""
     text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
-    whole = text[: text.rfind("\n") + 1].split("\n")[:-1]
-    names, *lines = [*csv.reader(whole)] or [["iteration"]]
-    if names[:1] != ["iteration"]:
+    whole = text.split("\n")[:-1]
+    names, *lines = [line.split(",") for line in whole] or [["iteration"]]
+    if names[0] != "iteration":
         log.warning("%s does not begin with the names of its columns: not used", path)
         return ["iteration"], []
     rows = []
     for line in lines:
         with suppress(ValueError):
-            values = map(float, line)
-            rows.append(dict(zip(names, values, strict=True)))
+            row = dict(zip(names, map(float, line), strict=True))
+            if np.isfinite(row["iteration"]):
+                rows.append(row)
     return names, rows
 
 

@@ -234,6 +234,11 @@ class _Training:
         """
         return min(1.0, max(self.reached, self.position / self.end))
 
+    @property
+    def preview_path(self) -> Path:
+        """Where the preview of this iteration lies."""
+        return self.model_dir / PREVIEWS / f"{self.gan.iteration:07d}.png"
+
     def restore(self, checkpoint: Path) -> None:
         """Goes on from a checkpoint."""
         gan = self.gan
@@ -289,7 +294,8 @@ class _Training:
             tqdm(total=self.end, initial=self.position, desc="train", **unit) as bar,
             explained_out_of_memory(settings.batch_size, gan.config.resolution),
         ):
-            if gan.iteration == 0:
+            # A kill may come between a checkpoint and its preview.
+            if gan.iteration == 0 or not self.preview_path.exists():
                 self.preview()
             self.began = time.monotonic()
             last = self.position >= self.end
@@ -355,8 +361,7 @@ class _Training:
         }
         picture = draw_preview(gan, self.trained)
         self.log.add_validation(gan.iteration, errors, picture)
-        path = self.model_dir / PREVIEWS / f"{gan.iteration:07d}.png"
-        write_image(path, picture, xmp=image_xmp())
+        write_image(self.preview_path, picture, xmp=image_xmp())
         if self.on_preview:
             self.on_preview(gan.iteration, picture)
 
