@@ -86,18 +86,38 @@ def test_a_notebook_shows_a_sentence_and_the_contact_sheet(clip, tmp_path):
     assert found._repr_html_().startswith("<p>3 faces in 3 of 3 frames</p><img ")
 
 
-@pytest.mark.parametrize("suffix", [".gif", ".png"])
-def test_an_animation_is_a_film(portrait, tmp_path, suffix):
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".webp"])
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_an_animation_is_a_film_of_which_every_frame_is_searched(
+    portrait, tmp_path, suffix, in_folder
+):
     path = tmp_path / f"moving{suffix}"
     first, *others = (Image.fromarray(portrait[:, i:]) for i in (0, 0, 0))
     for index, frame in enumerate(others):
         frame.putpixel((index, 0), (255, 0, 0))
     first.save(path, save_all=True, append_images=others, duration=40)
-    found = extract_faces(path, tmp_path / "faces", every=2, min_face=40)
-    assert found.frames == 2
-    assert [path.name for path in found.files] == [
-        f"moving_frame{index:06d}_face0.jpg" for index in (0, 2)
-    ]
+    if in_folder:
+        write_image(tmp_path / "photo.png", portrait)
+    source = tmp_path if in_folder else path
+    found = extract_faces(source, tmp_path / "faces", every=6, min_face=40)
+    name = path.name.replace(".", "_") if in_folder else path.stem
+    expected = [f"{name}_frame{index:06d}_face0.jpg" for index in range(3)]
+    assert [path.name for path in found.files] == expected + (
+        ["photo_png_face0.jpg"] if in_folder else []
+    )
+    assert found.frames == 3 + in_folder
+    record = read_faces_record(tmp_path / "faces")
+    assert [entry["time"] for entry in record][:3] == pytest.approx([0, 0.04, 0.08])
+
+
+def test_of_several_pages_the_first_is_read_and_the_log_says_so(
+    portrait, tmp_path, caplog
+):
+    pages = [Image.fromarray(picture) for picture in (portrait, 255 - portrait)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    [path] = extract_faces(tmp_path / "pages.tif", tmp_path, min_face=40).files
+    assert path.name == "pages_tif_face0.jpg"
+    assert "pages.tif holds several pictures: the first is read" in caplog.text
 
 
 def test_a_gif_of_one_picture_is_a_photo(portrait, tmp_path):

@@ -26,6 +26,7 @@ from fsgan.media.images import (
     contact_sheet,
     encode_image,
     evenly,
+    is_animated,
     list_images,
     picture_html,
     read_image,
@@ -104,7 +105,8 @@ def extract_faces(
         source: a video or animated picture, a photo, a folder of photos, or the number
             of a camera, counted from 0.
         out_dir: folder for the crops, made when it is missing.
-        every: every n-th frame of a video or camera is searched; of photos, all are.
+        every: every n-th frame of a video or camera is searched; of photos and
+            animated pictures, all are.
         min_face: shorter side of the smallest face taken, in frame pixels, at least 20.
         min_confidence: smallest score of a face, in [0.7, 1].
         seconds: of a video or camera, from its start, that are searched; None for all.
@@ -237,16 +239,22 @@ def _sampled_frames(
     if camera is None and (source.is_dir() or not is_video(source)):
         photos = list_images(source) if source.is_dir() else [source]
         for index, path in enumerate(tqdm(photos, desc=source.name, unit="photo")):
+            name = path.name.replace(".", "_")
             try:
-                image = read_image(path)
+                if not is_animated(path):
+                    yield name, index, 0.0, read_image(path)
+                    continue
+                for frame in read_frames(path, end=seconds):
+                    file = f"{name}_frame{frame.index:06d}"
+                    yield file, frame.index, float(frame.time), frame.image
             except ValueError as error:
                 if len(photos) == 1:
                     raise
                 log.warning("left out: %s", error)
-                continue
-            yield path.name.replace(".", "_"), index, 0.0, image
         return
     if camera is None:
+        if is_animated(source):
+            every = 1  # rarely more than a few frames
         count = probe(source).frames_between(0, seconds)
         frames = read_frames(source, end=seconds)
     else:

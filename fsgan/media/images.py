@@ -8,7 +8,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -60,8 +60,9 @@ def read_image(path: str | Path) -> np.ndarray:
     """Read a picture file as an upright RGB array.
 
     The EXIF rotation is applied, gray (8 and 16 bit), palette and CMYK become RGB,
-    transparent parts are laid over white. Of an animation the first picture is read.
-    A file that breaks off gives the part that decodes and logs a warning.
+    transparent parts are laid over white. Of several pages or frames the first is
+    read, and the log says so. A file that breaks off gives the part that decodes and
+    logs a warning.
 
     Args:
         path: picture file; what it holds counts, not its suffix.
@@ -160,7 +161,12 @@ def _one_sentence(path: Path) -> Iterator[None]:
 
 def _load(path: Path) -> np.ndarray:
     with Image.open(path) as opened:
-        return upright_rgb(opened)
+        image = upright_rgb(opened)
+        with suppress(*DECODING_ERRORS):
+            several = getattr(opened, "is_animated", False)
+            if several and opened.format != "MPO":  # a JPEG with previews of itself
+                logger.warning("%s holds several pictures: the first is read", path)
+        return image
 
 
 def upright_rgb(image: Image.Image) -> np.ndarray:
