@@ -108,8 +108,10 @@ def _adapter(kind: Any) -> TypeAdapter:
 
 
 def _accepted(error: ValidationError) -> str:
-    """What all branches of a union accept, joined."""
-    found = [it["msg"].removeprefix("Input should be ") for it in error.errors()]
+    """What all branches of a union accept, joined; a range goes before other types."""
+    errors = error.errors(include_url=False)
+    of_range = [it for it in errors if not it["type"].endswith(("_type", "_of"))]
+    found = [it["msg"].removeprefix("Input should be ") for it in of_range or errors]
     return " or ".join(dict.fromkeys(found))
 
 

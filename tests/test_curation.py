@@ -277,8 +277,14 @@ def test_a_fault_leaves_nothing_behind(tmp_path):
 @pytest.mark.parametrize(
     ("source", "out", "settings", "error", "sentence"),
     [
-        ("mixed", "new", {"min_group": 0}, ValueError, "at least 1, got 0"),
-        ("mixed", "new", {"threshold": 1}, ValueError, r"in \(-1, 1\), got 1"),
+        ("mixed", "new", {"min_group": 0}, ValueError, "min_group must be .* 1, got 0"),
+        (
+            "mixed",
+            "new",
+            {"threshold": 1},
+            ValueError,
+            "threshold must be less than 1, got 1",
+        ),
         ("missing", "new", {}, FileNotFoundError, "does not exist"),
         ("mixed", "", {}, FileExistsError, "is not empty: give the name of a new"),
     ],

@@ -290,6 +290,7 @@ def test_what_cannot_be_compared_is_refused(clips, footage, faces, tmp_path):
     for error, message, videos, folders, options in (
         (ValueError, "is 640x180 .* 320x180.* layout=1", (early, wide), faces, {}),
         (ValueError, "direction must be", (early, early), faces, {"direction": "A"}),
+        (ValueError, "A and B need two", (early, early), (faces[0], faces[0]), {}),
         (FileNotFoundError, "empty holds no", (early, early), (faces[0], empty), {}),
         (FileNotFoundError, "no trained model", (early, early), faces, {"model": out}),
         (ValueError, "no face is found in .*gray", (gray, gray), faces, {}),

@@ -1,6 +1,7 @@
 """From clips and photos to crops, their record and their eye masks."""
 
 import json
+import math
 import re
 import shutil
 from fractions import Fraction
@@ -592,10 +593,13 @@ def test_an_output_that_cannot_be_written_is_said(photo, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"every": 0}, "every must be at least 1, got 0"),
-        ({"most": 0}, "most must be at least 1 or None, got 0"),
-        ({"min_face": 5}, "min_face must be at least 20"),
-        ({"min_confidence": 2}, r"min_confidence must be in \[0.7, 1\]"),
+        ({"every": 0}, "every must be greater than or equal to 1, got 0"),
+        ({"every": 2.5}, "every must be a valid integer, got 2.5"),
+        ({"seconds": -1}, "seconds must be greater than 0, got -1"),
+        ({"seconds": math.nan}, "seconds must be a finite number, got nan"),
+        ({"most": 0}, "most must be greater than or equal to 1, got 0"),
+        ({"min_face": 5}, "min_face must be greater than or equal to 20"),
+        ({"min_confidence": 2}, "min_confidence must be less than or equal to 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(photo, tmp_path, settings, message):

@@ -259,7 +259,9 @@ def test_without_face_alignment_the_work_does_not_start(faces, tmp_path, monkeyp
 
 @pytest.mark.parametrize("method", ["dlib", "auto", "five_points"])
 def test_an_unknown_method_is_refused(faces, tmp_path, method):
-    with pytest.raises(ValueError, match=rf"method must be one of .*, got '{method}'"):
+    with pytest.raises(
+        ValueError, match=rf"method must be 'mesh' or .*, got '{method}'"
+    ):
         make_masks(faces, tmp_path / "masks", method)
 
 

@@ -576,7 +576,7 @@ def test_a_timelapse_without_previews_is_refused(tmp_path):
 
 def test_a_rate_of_nothing_is_refused(tmp_path):
     write_previews(tmp_path, 100)
-    with pytest.raises(ValueError, match="fps must be above 0, got 0"):
+    with pytest.raises(ValueError, match="fps must be greater than 0, got 0"):
         make_timelapse(tmp_path, fps=0)
 
 

@@ -212,5 +212,5 @@ def test_worst_frames_are_gathered_to_stretches():
     np.testing.assert_allclose(worst_stretches(found, 0.2), apart)
     assert worst_stretches(found, 6) == [(0, 16)]
     assert worst_stretches(replace(found, worst=())) == []
-    with pytest.raises(ValueError, match="seconds must be above 0, got 0"):
+    with pytest.raises(ValueError, match="seconds must be greater than 0, got 0"):
         worst_stretches(FULL, 0)

@@ -46,7 +46,10 @@ def test_the_picture_moves_from_frame_to_frame_without_jumps(clips):
 
 @pytest.mark.parametrize("seconds", [0, -1, 9, float("nan")])
 def test_a_length_out_of_range_is_refused(tmp_path, seconds):
-    with pytest.raises(ValueError, match="above 0, at most 8"):
+    with pytest.raises(
+        ValueError,
+        match=r"seconds must be .*, got ",
+    ):
         make_sample_clips(tmp_path, seconds=seconds)
     assert list(tmp_path.iterdir()) == []
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from fractions import Fraction
 
 import cv2
@@ -459,9 +460,12 @@ def test_an_interrupted_search_leaves_nothing(together, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"smoothing": 0}, "smoothing must be above 0, or None, got 0"),
+        ({"smoothing": 0}, "smoothing must be greater than 0, got 0"),
         ({"min_face": 3}, "min_face must be greater than or equal to 20, got 3"),
         ({"min_confidence": 2}, "min_confidence must be less than or equal to 1"),
+        ({"end": math.nan}, "end must be a finite number, got nan"),
+        ({"search_every": 1.5}, "search_every must be a valid integer, got 1.5"),
+        ({"fps": 0.0}, "fps must be greater than 0, got 0.0"),
         ({"start": 9}, "no frame of .*together.mp4 lies in the chosen part"),
     ],
 )

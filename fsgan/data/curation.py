@@ -7,8 +7,10 @@ import shutil
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field, FiniteFloat
 
 from fsgan.data import quality
 from fsgan.data.extract import (
@@ -17,6 +19,7 @@ from fsgan.data.extract import (
     write_faces_record,
 )
 from fsgan.data.quality import ExamineSettings, FolderReport, embed_files
+from fsgan.faces.detector import MinConfidence, MinFace
 from fsgan.faces.geometry import RECORD, read_faces_record
 from fsgan.faces.identity import SAME_PERSON, load_network
 from fsgan.media.files import unfinished, write_beside, write_json
@@ -27,7 +30,7 @@ from fsgan.media.images import (
     read_image,
     write_image,
 )
-from fsgan.validation import read_json
+from fsgan.validation import Count, check_two_folders, checked, read_json
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +96,7 @@ class Curated(StageResult):
         )
 
 
+@checked
 def examine_faces(
     faces_a: str | Path,
     faces_b: str | Path | None = None,
@@ -129,8 +133,8 @@ def examine_faces(
     """
     settings = settings or ExamineSettings()
     paths = [Path(path) for path in (faces_a, faces_b) if path is not None]
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise ValueError(f"A and B need two folders, got {faces_a} for both")
+    if faces_b is not None:
+        check_two_folders("A and B", *paths)
     folders = tuple(quality.examine_folder(path, settings) for path in paths)
     coverage = quality.compare_folders(*folders) if len(folders) == 2 else None
     advice = quality.advise(folders, coverage)
@@ -157,6 +161,7 @@ def examine_faces(
     return Examination(folders, coverage, advice, page)
 
 
+@checked
 def restore_faces(faces_dir: str | Path) -> list[Path]:
     """Takes rejected faces back into their folder; a few may be moved by hand as well.
 
@@ -178,15 +183,16 @@ def restore_faces(faces_dir: str | Path) -> list[Path]:
     return [target for _, target in moves]
 
 
+@checked
 def curate(
     source: str | Path,
     out_dir: str | Path,
     *,
-    every: int = 6,
-    min_face: float = 30,
-    min_confidence: float = 0.9,
-    min_group: int = 2,
-    threshold: float | None = None,
+    every: Count = 6,
+    min_face: MinFace = 30,
+    min_confidence: MinConfidence = 0.9,
+    min_group: Count = 2,
+    threshold: Annotated[FiniteFloat, Field(gt=-1, lt=1)] | None = None,
 ) -> Curated:
     """Sorts the faces of many people into a folder for each of them.
 
@@ -219,11 +225,7 @@ def curate(
             setting is out of its range.
         OSError: `out_dir` cannot be written.
     """
-    if min_group < 1:
-        raise ValueError(f"min_group must be at least 1, got {min_group}")
     threshold = SAME_PERSON if threshold is None else threshold
-    if not -1 < threshold < 1:
-        raise ValueError(f"threshold must be in (-1, 1), got {threshold}")
     source, out_dir = Path(source), Path(out_dir)
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise FileExistsError(f"{out_dir} is not empty: give the name of a new folder")

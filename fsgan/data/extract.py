@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from fsgan.faces.detector import FaceDetector
+from fsgan.faces.detector import FaceDetector, MinConfidence, MinFace
 from fsgan.faces.geometry import (
     CROP_EXTENT,
     RECORD,
@@ -32,6 +32,7 @@ from fsgan.media.images import (
     read_image,
 )
 from fsgan.media.reader import is_video, probe, read_frames
+from fsgan.validation import AboveZero, Count, check_two_folders, checked
 
 log = logging.getLogger(__name__)
 
@@ -74,15 +75,16 @@ class ExtractedFaces(StageResult):
         return f"{len(self)} faces in {self.frames_with_face} of {self.frames} frames"
 
 
+@checked
 def extract_faces(
     source: int | str | Path,  # in this order, "0" on a command line is a camera
     out_dir: str | Path,
     *,
-    every: int = 6,
-    min_face: float = 30,
-    min_confidence: float = 0.95,
-    seconds: float | None = None,
-    most: int | None = None,
+    every: Count = 6,
+    min_face: MinFace = 30,
+    min_confidence: MinConfidence = 0.95,
+    seconds: AboveZero | None = None,
+    most: Count | None = None,
 ) -> ExtractedFaces:
     """Cuts the faces out of a video, photos or a camera, aligned to one mean shape.
 
@@ -122,16 +124,12 @@ def extract_faces(
             setting is out of its range.
         OSError: `out_dir` cannot be written, or there is no such camera.
     """
-    if every < 1:
-        raise ValueError(f"every must be at least 1, got {every}")
-    if most is not None and most < 1:
-        raise ValueError(f"most must be at least 1 or None, got {most}")
     camera = source if isinstance(source, int) else None
     if camera is not None:
         source = f"camera{camera}_{datetime.now():%Y-%m-%d_%H-%M-%S}"
     source, out_dir = Path(source), Path(out_dir)
-    if source.is_dir() and source.resolve() == out_dir.resolve():
-        raise ValueError(f"crops and photos need two folders, got {source} for both")
+    if source.is_dir():
+        check_two_folders("crops and photos", source, out_dir)
     detector = FaceDetector(min_face, min_confidence)
     taken = {
         entry["file"]: entry["source"]

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -21,7 +22,7 @@ from fsgan.faces.landmarks import LandmarkDetector
 from fsgan.faces.mesh import LEFT_EYE, LIPS, OVAL, RIGHT_EYE, FaceMesh
 from fsgan.media.files import write_json
 from fsgan.media.images import contact_sheet, list_images, read_image, write_image
-from fsgan.validation import read_json
+from fsgan.validation import check_two_folders, checked, read_json
 
 MASK_METHODS = ("mesh", "face_alignment")
 EYES_OF_68 = (slice(36, 42), slice(42, 48))  # of the landmarks of iBUG 300-W
@@ -54,8 +55,11 @@ class Masks(StageResult):
         return f"{len(self)} masks by {self.method}, the likeliest wrong first"
 
 
+@checked
 def make_masks(
-    faces_dir: str | Path, masks_dir: str | Path, method: str = "mesh"
+    faces_dir: str | Path,
+    masks_dir: str | Path,
+    method: Literal[*MASK_METHODS] = "mesh",
 ) -> Masks:
     """Draws the masks of eyes, face and mouth for every face crop of a folder.
 
@@ -79,12 +83,9 @@ def make_masks(
             or `faces.json`, `masks.json` or a weight file is damaged.
         OSError: `masks_dir` cannot be written.
     """
-    if method not in MASK_METHODS:
-        raise ValueError(f"method must be one of {MASK_METHODS}, got {method!r}")
     faces_dir, masks_dir = Path(faces_dir), Path(masks_dir)
     crops = list_images(faces_dir)
-    if masks_dir.resolve() == faces_dir.resolve():
-        raise ValueError(f"faces and masks need two folders, got {faces_dir} for both")
+    check_two_folders("faces and masks", faces_dir, masks_dir)
     detector = LandmarkDetector(download=True) if method == "face_alignment" else None
     record = {entry["file"]: entry for entry in read_faces_record(faces_dir)}
     drawn_for = read_masks_record(masks_dir)

@@ -2,19 +2,26 @@
 
 import shutil
 from pathlib import Path
+from typing import Annotated
 
 import cv2
+from pydantic import Field, FiniteFloat
 
 from fsgan.assets import asset
 from fsgan.media.files import write_beside
 from fsgan.media.reader import probe, read_frames
 from fsgan.media.writer import VideoWriter
+from fsgan.validation import Count, checked
 
 _SECONDS, _SIZE = 8.0, (640, 360)  # of the clips that ship
 
 
+@checked
 def make_sample_clips(
-    folder: str | Path, *, seconds: float = _SECONDS, size: tuple[int, int] = _SIZE
+    folder: str | Path,
+    *,
+    seconds: Annotated[FiniteFloat, Field(gt=0, le=_SECONDS)] = _SECONDS,
+    size: tuple[Count, Count] = _SIZE,
 ) -> tuple[Path, Path]:
     """Puts two short clips of one moving face each into a folder.
 
@@ -35,8 +42,6 @@ def make_sample_clips(
         NotADirectoryError: `folder` is a file.
     """
     folder = Path(folder)
-    if not 0 < seconds <= _SECONDS:
-        raise ValueError(f"seconds must be above 0, at most {_SECONDS}, got {seconds}")
     if folder.is_file():
         raise NotADirectoryError(f"{folder} is a file; name a folder for the clips")
     clips = folder / "a.mp4", folder / "b.mp4"

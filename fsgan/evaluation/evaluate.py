@@ -8,7 +8,7 @@ from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import keras
@@ -49,7 +49,13 @@ from fsgan.media.reader import VideoInfo, probe
 from fsgan.models.checkpoint import read_settings
 from fsgan.swap.generator import FaceGenerator
 from fsgan.swap.swapper import DIRECTIONS, ConvertSettings, FaceSwapper
-from fsgan.validation import read_json
+from fsgan.validation import (
+    AboveZero,
+    AtLeastZero,
+    check_two_folders,
+    checked,
+    read_json,
+)
 
 _CHOSEN = 64  # faces of each person, and frames, whose identity is compared
 _CHOSEN_68 = 16  # faces whose 68 landmarks are compared: they take a second each
@@ -57,6 +63,7 @@ _SHOWN = 8  # faces of each person in the report
 _SOUND_SECONDS = 300  # that are compared, at most
 
 
+@checked
 def evaluate(
     source: str | Path,
     swapped: str | Path,
@@ -64,12 +71,12 @@ def evaluate(
     faces_b: str | Path,
     out_dir: str | Path,
     *,
-    direction: str = "AtoB",
+    direction: Literal[*DIRECTIONS] = "AtoB",
     model: str | Path | None = None,
     distractors: str | Path | None = None,
     tracks: Collection[int] | None = None,
-    start: float = 0.0,
-    end: float | None = None,
+    start: AtLeastZero = 0.0,
+    end: AboveZero | None = None,
 ) -> Evaluation:
     """Measures how good a swapped video is.
 
@@ -105,10 +112,7 @@ def evaluate(
     from fsgan.evaluation.report import write_report  # Matplotlib is slow to start
 
     source, swapped, out_dir = Path(source), Path(swapped), Path(out_dir)
-    if direction not in DIRECTIONS:
-        raise ValueError(
-            f"direction must be one of {tuple(DIRECTIONS)}, got {direction!r}"
-        )
+    check_two_folders("A and B", faces_a, faces_b)
     infos = _probe_both(source, swapped)
     settings, notes = _read_conversion(swapped, direction)
     folders = {"a": Path(faces_a), "b": Path(faces_b)}

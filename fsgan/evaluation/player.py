@@ -18,6 +18,7 @@ from fsgan.media.reader import (
     time_limits,
 )
 from fsgan.media.writer import VideoWriter
+from fsgan.validation import AboveZero, AtLeastZero, Count, checked
 
 _QUALITIES = (23, 28, 33, 38)  # of H.264; the first that is small enough
 _SAME_SHAPE = 0.02  # widths to heights may differ by that share, as rounding does
@@ -40,16 +41,17 @@ class Player:
         return self.html
 
 
+@checked
 def compare(
     source: Picture,
     swapped: Picture,
     *,
-    start: float = 0.0,
-    at: float = 0.0,
-    seconds: float = 15.0,
-    width: int = 640,
+    start: AtLeastZero = 0.0,
+    at: AtLeastZero = 0.0,
+    seconds: AboveZero = 15.0,
+    width: Count = 640,
     labels: tuple[str, str] = ("source", "result"),
-    most_megabytes: float = 8.0,
+    most_megabytes: AboveZero = 8.0,
 ) -> Player:
     """Lays source and result over each other under a slider.
 

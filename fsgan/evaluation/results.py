@@ -12,6 +12,7 @@ from scipy.stats import rankdata
 
 from fsgan.assets import render
 from fsgan.evaluation.metrics import MAX_PSNR, Figure, Summary
+from fsgan.validation import AboveZero, checked
 
 NOT_MEASURED = "not measured"
 
@@ -249,8 +250,9 @@ def worst_frames(
     return tuple(frame.index for frame in chosen)
 
 
+@checked
 def worst_stretches(
-    evaluation: Evaluation, seconds: float = 0.5
+    evaluation: Evaluation, seconds: AboveZero = 0.5
 ) -> list[tuple[float, float]]:
     """Gathers the worst frames to stretches of the source.
 
@@ -267,8 +269,6 @@ def worst_stretches(
     Raises:
         ValueError: `seconds` is not above 0.
     """
-    if not seconds > 0:
-        raise ValueError(f"seconds must be above 0, got {seconds}")
     times = {frame.index: frame.seconds for frame in evaluation.frames}
     stretches: list[tuple[int, float, float]] = []
     for time, place in sorted((times[x], i) for i, x in enumerate(evaluation.worst)):

@@ -19,7 +19,7 @@ from skimage.filters import apply_hysteresis_threshold
 from tqdm.auto import tqdm
 from typing_extensions import TypedDict
 
-from fsgan.faces.detector import FaceDetector
+from fsgan.faces.detector import FaceDetector, MinConfidence, MinFace
 from fsgan.faces.geometry import Face, align, crop_matrix, intersection_over_union
 from fsgan.faces.pose import PROFILE, estimate_yaw
 from fsgan.faces.tracking import FaceTracker, smooth
@@ -33,7 +33,7 @@ from fsgan.media.images import (
 )
 from fsgan.media.prefetch import prefetch
 from fsgan.media.reader import Frame, VideoInfo, probe, read_frames, time_limits
-from fsgan.validation import read_json
+from fsgan.validation import AboveZero, AtLeastZero, Count, checked, read_json
 
 log = logging.getLogger(__name__)
 
@@ -224,17 +224,18 @@ class FaceTracks:
         return contact_sheet(tiles, _CROPS, _TILE, labels)
 
 
+@checked
 def follow_faces(
     source: str | Path,
     out: str | Path,
     *,
-    min_face: float = 35,
-    min_confidence: float = 0.8,
-    smoothing: float | None = 0.03,
-    search_every: int = 5,
-    start: float = 0.0,
-    end: float | None = None,
-    fps: Fraction | float | None = None,
+    min_face: MinFace = 35,
+    min_confidence: MinConfidence = 0.8,
+    smoothing: AboveZero | None = 0.03,
+    search_every: Count = 5,
+    start: AtLeastZero = 0.0,
+    end: AboveZero | None = None,
+    fps: Fraction | AboveZero | None = None,
 ) -> FaceTracks:
     """Finds and tracks the faces of a video, for `fsgan.convert_video` to swap.
 
@@ -268,8 +269,6 @@ def follow_faces(
             setting is wrong.
         OSError: the files cannot be written.
     """
-    if smoothing is not None and not smoothing > 0:
-        raise ValueError(f"smoothing must be above 0, or None, got {smoothing}")
     source, tracks_file = Path(source), Path(out).with_suffix(".tracks.json")
     detector = FaceDetector(min_face, min_confidence)
     tracker = FaceTracker(detector, search_every=search_every)

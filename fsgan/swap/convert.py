@@ -37,6 +37,7 @@ from fsgan.media.reader import is_video, probe
 from fsgan.media.writer import ResumableWriter
 from fsgan.swap.render import Renderer
 from fsgan.swap.swapper import ConvertSettings, FaceSwapper
+from fsgan.validation import AboveZero, AtLeastZero, checked
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +117,7 @@ class ConvertedFiles:
         return "\n".join(f"{name:<{width}}  {what}" for name, what in rows)
 
 
+@checked
 def convert_image(
     source: str | Path,
     out: str | Path,
@@ -177,6 +179,7 @@ def convert_image(
     return len(layers)
 
 
+@checked
 def convert_video(
     source: str | Path,
     out: str | Path,
@@ -185,9 +188,9 @@ def convert_video(
     *,
     only: str | Path | Identity | int | Collection[int] | None = None,
     faces: str | Path | None = None,
-    start: float = 0.0,
-    end: float | None = None,
-    fps: Fraction | float | None = None,
+    start: AtLeastZero = 0.0,
+    end: AboveZero | None = None,
+    fps: Fraction | AboveZero | None = None,
     overwrite: bool = False,
 ) -> ConvertedVideo:
     """Swaps the faces in a video and carries sound, subtitles and chapters over.
@@ -285,6 +288,7 @@ def convert_video(
     )
 
 
+@checked
 def convert_images(
     sources: str | Path | Sequence[str | Path],
     out_dir: str | Path,
@@ -321,6 +325,7 @@ def convert_images(
     return _convert_each(convert_image, outputs, model, settings, only, overwrite)
 
 
+@checked
 def convert_videos(
     sources: str | Path | Sequence[str | Path],
     out_dir: str | Path,

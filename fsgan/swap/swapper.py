@@ -133,6 +133,7 @@ class FaceSwapper:
         colors: matches colours; its state is all that is remembered of known faces.
     """
 
+    @checked
     def __init__(
         self, model_dir: str | Path, settings: ConvertSettings | None = None
     ) -> None:

@@ -19,6 +19,7 @@ from fsgan.media.files import write_beside
 from fsgan.media.images import encode_jpeg, list_images, read_image
 from fsgan.media.provenance import image_xmp, video_metadata
 from fsgan.media.writer import VideoWriter
+from fsgan.validation import AboveZero, checked
 
 if TYPE_CHECKING:  # else looking at old losses would start Keras
     from fsgan.training.gan import FaceSwapGAN
@@ -308,8 +309,9 @@ def reconstruction_error(gan: "FaceSwapGAN", faces: FaceSet, person: str) -> flo
     return float(total / len(faces))
 
 
+@checked
 def make_timelapse(
-    model_dir: str | Path, out: str | Path | None = None, fps: float = 10
+    model_dir: str | Path, out: str | Path | None = None, fps: AboveZero = 10
 ) -> Path:
     """Makes a video of a training's previews, with the iteration written above each.
 

@@ -18,7 +18,7 @@ from fsgan.data.augmentation import AugmentationSettings
 from fsgan.models.networks import ModelConfig
 from fsgan.training.gan import AdversarialLoss, Updates
 from fsgan.training.losses import LossWeights
-from fsgan.validation import AboveZero, Count, checked
+from fsgan.validation import AboveZero, Count, check, checked
 
 
 @checked
@@ -118,8 +118,7 @@ def recipe(name: str, resolution: int = 64, capacity: str | None = None) -> Reci
     Raises:
         ValueError: a value is not one of these.
     """
-    if name not in RECIPES:
-        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {name!r}")
+    check("recipe", name, Literal[*RECIPES])
     model, settings = RECIPES[name]
     capacity = capacity or model.capacity
     return Recipe(replace(model, resolution=resolution, capacity=capacity), settings)
