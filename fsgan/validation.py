@@ -78,7 +78,9 @@ def read_json(path: Path, kind: Any, remedy: str) -> Any:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no JSON, or holds something else; in one sentence.
+        OSError, ValueError: as of `check_file`.
     """
+    check_file(path)
     text = path.read_bytes()
     try:
         return _adapter(kind).validate_json(text, strict=True)
@@ -97,6 +99,35 @@ def check_two_folders(of_what: str, one: str | Path, other: str | Path) -> None:
     """
     if os.path.realpath(one) == os.path.realpath(other):
         raise ValueError(f"{of_what} need two folders, got {one} for both")
+
+
+def check_file(path: Path) -> None:
+    """Refuses what is no file that can be read from its beginning to its end.
+
+    Raises:
+        FileNotFoundError: nothing is at `path`.
+        IsADirectoryError: it is a folder.
+        ValueError: it is a pipe, a socket or a device, or its name is not UTF-8.
+    """
+    check_name(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; check the name")
+    if not path.is_file():
+        raise ValueError(f"{path} is a pipe or a device: save what it gives as a file")
+
+
+def check_name(path: Path) -> None:
+    """Refuses a name that records and reports cannot hold.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the name {str(path)!r} is not UTF-8: rename it") from error
 
 
 @cache

@@ -7,9 +7,19 @@ import threading
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from fsgan.media.files import full_disk_named, unfinished, write_beside, write_json
-from fsgan.media.images import write_image
+from fsgan.data import extract
+from fsgan.media.files import (
+    check_output,
+    full_disk_named,
+    write_beside,
+    write_json,
+)
+from fsgan.media.images import image_size, read_image, write_image
+from fsgan.media.reader import probe
+from fsgan.models.checkpoint import read_keras2_weights
+from fsgan.validation import read_json
 
 LONGEST = "n" * 251 + ".png"  # bytes, of a name
 
@@ -117,10 +127,63 @@ def test_a_full_disk_is_one_sentence_with_its_number(tmp_path):
         raise KeyError
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
-    (tmp_path / "file").touch()
-    with (
-        pytest.raises(OSError, match="choose another output folder"),
-        unfinished(tmp_path / "file" / "a.txt"),
-    ):
-        pass
+def impossible(folder, what):
+    """Names an output that cannot be."""
+    (folder / "file").touch()
+    if what == "pipe":
+        os.mkfifo(folder / "pipe")
+    if what == "loop":
+        (folder / "loop").symlink_to("loop")
+    names = {
+        "longer": "n" * 252 + ".png",
+        "bytes": os.fsdecode(b"caf\xe9.png"),
+        "below a file": "file/new/a.png",
+        "loop": "loop/a.png",
+    }
+    return folder / names.get(what, what)
+
+
+OUTPUTS = {
+    "longer": "too long a name by 1 bytes",
+    "bytes": "is not UTF-8: rename it",
+    "below a file": "file is no folder; choose another",
+    "loop": "loop is no folder; choose another",
+    "pipe": "pipe is a pipe or a device",
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="knows no pipes of this kind")
+@pytest.mark.parametrize("what", OUTPUTS)
+def test_an_output_that_cannot_be_is_refused_before_the_work(tmp_path, what):
+    path = impossible(tmp_path, what)
+    before = names_in(tmp_path)
+    with pytest.raises((OSError, ValueError), match=OUTPUTS[what]):
+        check_output(path)
+    with pytest.raises((OSError, ValueError), match=OUTPUTS[what]), write_beside(path):
+        pytest.fail("the work began")
+    assert names_in(tmp_path) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="knows no pipes of this kind")
+@pytest.mark.parametrize(
+    "read",
+    [
+        read_image,
+        image_size,
+        probe,
+        lambda path: read_json(path, dict, "delete it"),
+        read_keras2_weights,
+        lambda path: next(extract._sampled_frames(path, 1, None, None, [])),
+    ],
+)
+@pytest.mark.parametrize("name", ["pipe.mp4", "loop.png", "caf\udce9.png"])
+def test_what_is_no_file_is_refused_in_a_sentence(tmp_path, read, name):
+    if name == "pipe.mp4":
+        os.mkfifo(tmp_path / name)
+    elif name == "loop.png":
+        (tmp_path / name).symlink_to(name)
+    else:
+        Image.new("RGB", (2, 2)).save(tmp_path / name)
+    says = "is a pipe or a device|does not exist; check the name|is not UTF-8"
+    with pytest.raises((OSError, ValueError), match=says):
+        read(tmp_path / name)

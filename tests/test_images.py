@@ -180,6 +180,8 @@ def test_a_png_is_exact_and_may_be_gray_or_have_alpha(tmp_path, channels, mode):
         ("a.png", np.zeros((2, 2), np.uint8), ValueError, r"got uint8 \(2, 2\)"),
         ("a.png", np.zeros((2, 2, 2), np.uint8), ValueError, "1 or 4 channels"),
         ("a.jpg", np.zeros((2, 2, 4), np.uint8), ValueError, "must be RGB"),
+        ("a.jpg", np.zeros((1, 65501, 3), np.uint8), ValueError, "65500 a side: .*png"),
+        ("a.webp", np.zeros((16384, 1, 3), np.uint8), ValueError, "hold 1x16384 pix"),
         ("file/a.png", np.zeros((2, 2, 3), np.uint8), OSError, "cannot be written"),
         ("folder.png", np.zeros((2, 2, 3), np.uint8), OSError, "is a folder"),
     ],

@@ -572,8 +572,10 @@ def test_outputs_that_cannot_be_made_are_said(tmp_path):
         ("a.mp4", missing, FileNotFoundError, "nowhere"),
         ("a.mp4", {}, ValueError, "no frame was written"),
     ):
-        writer = VideoWriter(tmp_path / name, 64, 48, 25, **options)
-        with pytest.raises(error, match=message), writer:
+        with (
+            pytest.raises(error, match=message),
+            VideoWriter(tmp_path / name, 64, 48, 25, **options),
+        ):
             pass
     names = {"file", "file.txt", "clip.mp4", "holiday"}
     assert {entry.name for entry in tmp_path.iterdir()} == names
@@ -585,6 +587,10 @@ def test_outputs_that_cannot_be_made_are_said(tmp_path):
         ({"path": "clip.avi"}, r"path must end in \.mp4, .* be a folder, got clip\.a"),
         ({"path": "shot/%05d.png"}, r"path must end in .* be a folder, got shot"),
         ({"path": "clip.gif"}, r"path must end in .* got clip\.gif"),
+        ({"width": 16386}, "libx264 cannot encode 16386x48 pixels: write another"),
+        ({"path": "a.webm", "height": 90_000}, "libvpx-vp9 cannot encode 64x90000"),
+        ({"path": "a.mkv", "lossless": True, "width": 1}, "ffv1 cannot encode 1x48"),
+        ({"path": f"{'n' * 252}.mp4"}, "too long a name by 1 bytes"),
         ({"width": 0}, r"width and height must be at least 1, got 0, 48"),
         ({"fps": 0}, "fps must be above 0, got 0"),
         ({"crf": 52}, r"crf must lie in 0\.\.51, got 52"),

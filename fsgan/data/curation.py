@@ -22,7 +22,7 @@ from fsgan.data.quality import ExamineSettings, FolderReport, embed_files
 from fsgan.faces.detector import MinConfidence, MinFace
 from fsgan.faces.geometry import RECORD, read_faces_record
 from fsgan.faces.identity import SAME_PERSON, load_network
-from fsgan.media.files import unfinished, write_beside, write_json
+from fsgan.media.files import check_output, unfinished, write_beside, write_json
 from fsgan.media.images import (
     contact_sheet,
     evenly,
@@ -135,6 +135,8 @@ def examine_faces(
     paths = [Path(path) for path in (faces_a, faces_b) if path is not None]
     if faces_b is not None:
         check_two_folders("A and B", *paths)
+    out = paths[0] / REPORT if out is None else Path(out)
+    check_output(out)
     folders = tuple(quality.examine_folder(path, settings) for path in paths)
     coverage = quality.compare_folders(*folders) if len(folders) == 2 else None
     advice = quality.advise(folders, coverage)
@@ -153,7 +155,6 @@ def examine_faces(
             if folder.rejected:
                 reasons = before[folder.path] | folder.rejected
                 write_json(folder.path / REJECTED / REASONS, reasons)
-    out = paths[0] / REPORT if out is None else Path(out)
     found = [{"folder": str(f.path), "faces": f.as_json()} for f in folders]
     write_json(out, {"advice": advice, "coverage": coverage, "folders": found})
     with write_beside(out.with_suffix(".html")) as temporary:

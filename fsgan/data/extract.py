@@ -21,7 +21,7 @@ from fsgan.faces.geometry import (
     crop_matrix,
     read_faces_record,
 )
-from fsgan.media.files import unfinished, write_json
+from fsgan.media.files import check_output, unfinished, write_json
 from fsgan.media.images import (
     contact_sheet,
     encode_image,
@@ -130,6 +130,8 @@ def extract_faces(
     source, out_dir = Path(source), Path(out_dir)
     if source.is_dir():
         check_two_folders("crops and photos", source, out_dir)
+    for path in list_images(source) if source.is_dir() else [source]:
+        check_output(out_dir / f"{path.name}_frame000000_face00.jpg")
     detector = FaceDetector(min_face, min_confidence)
     taken = {
         entry["file"]: entry["source"]

@@ -20,7 +20,7 @@ from fsgan.faces.geometry import (
 )
 from fsgan.faces.landmarks import LandmarkDetector
 from fsgan.faces.mesh import LEFT_EYE, LIPS, OVAL, RIGHT_EYE, FaceMesh
-from fsgan.media.files import write_json
+from fsgan.media.files import check_output, write_json
 from fsgan.media.images import contact_sheet, list_images, read_image, write_image
 from fsgan.validation import check_two_folders, checked, read_json
 
@@ -86,6 +86,7 @@ def make_masks(
     faces_dir, masks_dir = Path(faces_dir), Path(masks_dir)
     crops = list_images(faces_dir)
     check_two_folders("faces and masks", faces_dir, masks_dir)
+    check_output(masks_dir / crops[0].name)
     detector = LandmarkDetector(download=True) if method == "face_alignment" else None
     record = {entry["file"]: entry for entry in read_faces_record(faces_dir)}
     drawn_for = read_masks_record(masks_dir)

@@ -43,6 +43,7 @@ from fsgan.faces.geometry import (
 from fsgan.faces.identity import embed
 from fsgan.faces.landmarks import LandmarkDetector
 from fsgan.faces.tracks import FaceTracks, follow_faces
+from fsgan.media.files import check_output
 from fsgan.media.images import evenly, list_images
 from fsgan.media.provenance import sidecar_path
 from fsgan.media.reader import VideoInfo, probe
@@ -112,6 +113,7 @@ def evaluate(
     from fsgan.evaluation.report import write_report  # Matplotlib is slow to start
 
     source, swapped, out_dir = Path(source), Path(swapped), Path(out_dir)
+    check_output(out_dir / "report.html")
     check_two_folders("A and B", faces_a, faces_b)
     infos = _probe_both(source, swapped)
     settings, notes = _read_conversion(swapped, direction)

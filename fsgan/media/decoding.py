@@ -16,6 +16,8 @@ from av.stream import Disposition
 from av.video.plane import VideoPlane
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
+from fsgan.validation import check_file
+
 # Without the last three, swscale loses 1.2 levels of brightness there and back.
 _SCALING = (
     Interpolation.BICUBIC
@@ -37,12 +39,9 @@ def open_media(path: Path) -> Iterator[InputContainer]:
     Raises:
         FileNotFoundError: nothing is at `path`.
         IsADirectoryError: `path` is a folder.
-        ValueError: it is no such file.
+        ValueError: it is no such file, or as of `check_file`.
     """
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give a video file")
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; check the name")
+    check_file(path)
     try:  # "file:" keeps a colon in the name from being taken for a protocol
         container = av.open(f"file:{path}", metadata_errors="replace")
     except FFmpegError as error:

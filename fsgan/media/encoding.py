@@ -4,6 +4,7 @@ A part is an encoded stretch of frames, in a NUT file, which keeps any codec and
 times. All parts of a video count their times from its first frame.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -109,6 +110,23 @@ class Cut(NamedTuple):
     first: Fraction  # its first frame is shown
     start: Fraction  # it begins
     end: Fraction | None  # it ends; None: with the source
+
+
+def check_encoder(video_format: VideoFormat) -> None:
+    """Raise where an encoder does not take the frames, before there is any.
+
+    Raises:
+        ValueError: they are too large, or too small, for it.
+    """
+    try:
+        with av.open(os.devnull, "w", format="null") as container:
+            _add_video(container, video_format)
+            container.start_encoding()
+    except FFmpegError as error:
+        raise ValueError(
+            f"{video_format.codec} cannot encode {video_format.width}x"
+            f"{video_format.height} pixels: write another kind of video, or pictures"
+        ) from error
 
 
 class PartWriter:

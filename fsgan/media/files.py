@@ -15,12 +15,15 @@ from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
 
+from fsgan.validation import check_name
+
 try:
     import fcntl
 except ImportError:  # on Windows, what a killed process left stays
     fcntl = None
 
 UNFINISHED = ".unfinished"
+LONGEST_NAME = 255  # bytes, on all common disks
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -35,8 +38,10 @@ def unfinished(path: str | Path) -> Iterator[Path]:
         path: output; its folders are created, and removed if they stay empty.
 
     Raises:
-        OSError: the folder cannot be created or written to.
+        OSError, ValueError: as of `check_output`, or the folder cannot be created or
+            written to.
     """
+    check_output(Path(path))
     parent = Path(path).parent
     with preparing(Path(path)):
         new = [*takewhile(lambda it: not it.exists(), (parent, *parent.parents))]
@@ -70,7 +75,7 @@ def write_beside(path: str | Path) -> Iterator[Path]:
         OSError: the folder cannot be created or written to, or the disk is full.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise IsADirectoryError(f"{path} is a folder; give the name of a file")
     with unfinished(path) as folder, full_disk_named(path):
         temporary = folder / f"_{path.suffix}"  # short, whatever the name
@@ -90,6 +95,27 @@ def write_json(path: Path, content: dict) -> None:
     """
     with write_beside(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def check_output(path: Path) -> None:
+    """Refuse a name that no output can have.
+
+    Raises:
+        ValueError: it is too long or not UTF-8, or the name of a pipe or a device.
+        NotADirectoryError: its folder is a file.
+    """
+    check_name(path)
+    too_long = max(len(os.fsencode(part)) for part in path.parts) - LONGEST_NAME
+    if too_long > 0:
+        raise ValueError(f"{path} is too long a name by {too_long} bytes: shorten it")
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path} is a pipe or a device: give another name")
+    there = next(filter(os.path.lexists, path.parents), Path())
+    if not there.is_dir():
+        raise NotADirectoryError(
+            f"{path} cannot be written: {there} is no folder; choose another output "
+            "folder"
+        )
 
 
 @contextmanager

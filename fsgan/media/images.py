@@ -24,6 +24,7 @@ from PIL import (
 )
 
 from fsgan.media.files import write_beside
+from fsgan.validation import check_file
 
 if TYPE_CHECKING:  # slow to import, and rarely needed
     from matplotlib.figure import Figure
@@ -45,6 +46,7 @@ _SAVE_OPTIONS = {
     ".webp": {"format": "WEBP", "quality": 97},
 }
 PICTURE_SUFFIXES = tuple(_SAVE_OPTIONS)  # of pictures that can be written
+_LONGEST_SIDES = {"JPEG": 65_500, "WEBP": 16_383}  # pixels, that encoders take
 _ANIMATED_FORMATS = {"GIF", "PNG", "WEBP", "AVIF"}  # others hold pages, not frames
 # What Pillow's readers raise on damaged pixels.
 # fmt: off
@@ -139,10 +141,7 @@ def is_animated(path: str | Path) -> bool | None:
 @contextmanager
 def _one_sentence(path: Path) -> Iterator[None]:
     """Turn what goes wrong in reading a picture into one sentence."""
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; use list_images to read it")
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; check the name")
+    check_file(path)
     if not path.stat().st_size:
         raise ValueError(f"{path} is empty; copy or download it again")
     try:
@@ -219,12 +218,11 @@ def encode_image(
         compress_level: of a PNG, 0 (none) to 9 (slowest).
 
     Raises:
-        ValueError: another suffix, or `image` is not as above.
+        ValueError: as of `check_picture`, or `image` is not as above.
     """
-    options = _SAVE_OPTIONS.get(path.suffix.lower())
-    if options is None:
-        raise ValueError(f"path must end in {', '.join(PICTURE_SUFFIXES)}, got {path}")
-    options, is_png = dict(options), options["format"] == "PNG"
+    check_picture(path, image.shape)
+    options = dict(_SAVE_OPTIONS[path.suffix.lower()])
+    is_png = options["format"] == "PNG"
     channels = {1, 3, 4} if is_png else {3}
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in channels:
         raise ValueError(
@@ -241,6 +239,28 @@ def encode_image(
     encoded, gray = io.BytesIO(), image.shape[2] == 1
     Image.fromarray(image[..., 0] if gray else image).save(encoded, **options)
     return encoded.getvalue()
+
+
+def check_picture(path: Path, shape: Sequence[int]) -> None:
+    """Refuse a picture that cannot be encoded.
+
+    Args:
+        path: its name.
+        shape: its height and width, and whatever follows.
+
+    Raises:
+        ValueError: the suffix is none of `PICTURE_SUFFIXES`, or that kind of file does
+            not hold pictures of this size.
+    """
+    options = _SAVE_OPTIONS.get(path.suffix.lower())
+    if options is None:
+        raise ValueError(f"path must end in {', '.join(PICTURE_SUFFIXES)}, got {path}")
+    longest = _LONGEST_SIDES.get(options["format"], np.inf)
+    if max(shape[:2]) > longest:
+        raise ValueError(
+            f"{path} cannot hold {shape[1]}x{shape[0]} pixels, at most {longest} a "
+            "side: write it as .png"
+        )
 
 
 def list_images(folder: str | Path) -> list[Path]:

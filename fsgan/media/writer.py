@@ -25,10 +25,11 @@ from fsgan.media.encoding import (
     OUTPUT_SUFFIXES,
     Cut,
     PartWriter,
+    check_encoder,
     choose_format,
     join_parts,
 )
-from fsgan.media.files import full_disk_named, preparing, unfinished
+from fsgan.media.files import check_output, full_disk_named, preparing, unfinished
 from fsgan.media.images import encode_image
 from fsgan.media.reader import time_limits
 
@@ -90,6 +91,7 @@ class VideoWriter:
     def __post_init__(self) -> None:
         """Check the settings; nothing is written before the `with` block begins."""
         self.path = Path(self.path)
+        check_output(self.path)
         suffix = self.path.suffix.lower()
         self._as_pictures = not suffix or (
             self.path.is_dir() and suffix not in OUTPUT_SUFFIXES
@@ -107,6 +109,8 @@ class VideoWriter:
             checked, self.width, self.height, self.fps, self.crf, self.lossless
         )
         self._start, self._end = time_limits(self.start, self.end)
+        if not self._as_pictures:
+            check_encoder(self._format)
         self._position = _Position()
         self._part: PartWriter | None = None  # the running one
         self._parts: list[Path] = []  # all, the running one too
@@ -267,12 +271,13 @@ class ResumableWriter(VideoWriter):
     def __post_init__(self) -> None:
         """Check the settings."""
         super().__post_init__()
+        self._hidden = self.path.with_name(f".{self.path.name}.parts")
+        check_output(self._hidden)
         own = [repr(self._format), str(self._start), str(self._end)]
         self._all_settings = json.dumps([own, av.library_versions, self.settings])
         self._parts_done = 0
 
     def _open_hidden(self) -> None:
-        self._hidden = self.path.with_name(f".{self.path.name}.parts")
         with preparing(self.path):
             self._hidden.mkdir(parents=True, exist_ok=True)
 

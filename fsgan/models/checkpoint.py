@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 
 from fsgan.media.files import full_disk_named, unfinished
 from fsgan.models.networks import ModelConfig, build_decoder, build_encoder
-from fsgan.validation import read_json
+from fsgan.validation import check_file, read_json
 
 log = logging.getLogger(__name__)
 
@@ -257,6 +257,7 @@ def read_keras2_weights(path: Path) -> dict[str, list[np.ndarray]]:
     """
     weights, left = {}, _MOST_VALUES
     try:
+        check_file(path)
         with h5py.File(path) as file:
             if file.visititems_links(_leads_elsewhere):
                 raise ValueError("it links to another file")
@@ -318,6 +319,7 @@ def _refusing(path: Path, owner: keras.Model | keras.Optimizer) -> Iterator[None
         with warnings.catch_warnings():
             # Keras only warns where it leaves random weights or fresh moments.
             warnings.simplefilter("error", UserWarning)
+            check_file(path)
             yield
     except Exception as error:  # h5py, NumPy and Keras raise nearly anything
         raise ValueError(

@@ -2,6 +2,7 @@
 
 import html
 import logging
+import os
 import shutil
 import time
 from collections import Counter
@@ -19,9 +20,10 @@ from fsgan.faces.identity import Identity
 from fsgan.faces.pose import without_profiles
 from fsgan.faces.tracks import FaceTracks, follow_faces
 from fsgan.media.credentials import check_certificate, sign
-from fsgan.media.files import write_beside
+from fsgan.media.files import check_output, write_beside
 from fsgan.media.images import (
     PICTURE_SUFFIXES,
+    check_picture,
     list_images,
     picture_html,
     read_image,
@@ -151,11 +153,11 @@ def convert_image(
     """
     source, out = Path(source), Path(out)
     _check_output(source, out, overwrite)
-    if out.suffix.lower() not in PICTURE_SUFFIXES:
-        raise ValueError(f"out must end in {', '.join(PICTURE_SUFFIXES)}, got {out}")
+    check_picture(out, (1, 1))
     swapper = _load(model, settings)
     person = _person(only)
     image = read_image(source)
+    check_picture(out, image.shape)
     detected = swapper.detector.detect(image)
     faces = without_profiles(detected)
     if len(faces) < len(detected):
@@ -404,8 +406,10 @@ def _list_videos(folder: Path) -> list[Path]:
 
 
 def _check_output(source: Path, out: Path, overwrite: bool) -> None:
-    """Raises where the output would replace something."""
-    if source.resolve() == out.resolve():
+    """Raises where the output cannot be, or would replace something."""
+    check_output(sidecar_path(out))
+    check_output(out)
+    if os.path.realpath(source) == os.path.realpath(out):
         raise ValueError(f"{out} is the source itself: give the output another name")
     if out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
         raise FileExistsError(

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from fsgan.data.dataset import FaceSet, batches, load_faces, split_faces
+from fsgan.media.files import check_output
 from fsgan.media.images import write_image
 from fsgan.media.provenance import image_xmp
 from fsgan.models.checkpoint import (
@@ -147,6 +148,7 @@ def train(
         MemoryError: Batch and networks do not fit.
     """
     model_dir = Path(model_dir)
+    check_output(model_dir / PREVIEWS)
     checkpoint = latest_checkpoint(model_dir)
     if checkpoint and not resume:
         raise ValueError(
