@@ -42,6 +42,7 @@ _VERSION = 3  # Raise it when faces are found or linked otherwise.
 # face still shakes less than half as much as looking back, and fast heads stay sharp.
 _BOTH_WAYS = 6
 _GAP = 0.5  # seconds between two sights of a face, at most
+_MOTION = 5  # frames, at both ends of a gap, that tell how fast a face moves
 _SAME_PLACE = 0.5  # intersection over union, of the boxes at both ends of a gap
 _LONE = 3  # frames: so short a run between frames without the face is none
 _FRONTAL = PROFILE - 4  # degrees; next to a profile it takes so little to be a face
@@ -469,42 +470,44 @@ def _link(rows: np.ndarray, borders: np.ndarray) -> tuple[np.ndarray, int]:
 
     That is within one shot, and where the face comes back to where it was, or moved on.
     """
-    rows, closed = rows.copy(), 0
-    shots = np.searchsorted(borders, rows["frame"], "right")
-    open_runs: list[np.ndarray] = []
+    tracks, runs, closed = rows["track"].copy(), rows["run"].copy(), 0
+    frames, times = rows["frame"].copy(), rows["time"].copy()
+    shots = np.searchsorted(borders, frames, "right")
+    open_runs: list[np.ndarray] = []  # of each the last rows
     for run in _of_runs(rows):
-        first = rows[run[0]]
-        recent = first["time"] - _GAP - 1e-6
-        open_runs = [other for other in open_runs if rows["time"][other[-1]] >= recent]
+        first = run[0]
+        recent = times[first] - _GAP - 1e-6
+        open_runs = [other for other in open_runs if times[other[-1]] >= recent]
         overlaps = {
-            index: _overlap(rows[other], rows[run])
+            index: _overlap(rows[other], rows[run[:_MOTION]])
             for index, other in enumerate(open_runs)
-            if shots[other[-1]] == shots[run[0]]
-            and rows["frame"][other[-1]] < first["frame"] - 1
-            and _may_be_one(rows, rows["track"][other[0]], first["track"])
+            if shots[other[-1]] == shots[first]
+            and frames[other[-1]] < frames[first] - 1
+            and _may_be_one(frames, tracks, tracks[other[-1]], tracks[first])
         }
         best = max(overlaps, key=overlaps.get, default=None)
         if best is not None and overlaps[best] >= _SAME_PLACE:
             before = open_runs.pop(best)
-            same_track = rows["track"] == first["track"]
-            rows["track"][same_track] = rows["track"][before[0]]
-            rows["run"][run] = rows["run"][before[0]]
+            tracks[tracks == tracks[first]] = tracks[before[-1]]
+            runs[run] = runs[before[-1]]
             run, closed = np.concatenate([before, run]), closed + 1
-        open_runs.append(run)
+        open_runs.append(run[-_MOTION:])
+    rows = rows.copy()
+    rows["track"], rows["run"] = tracks, runs
     return rows, closed
 
 
-def _may_be_one(rows: np.ndarray, track: int, later: int) -> bool:
+def _may_be_one(frames: np.ndarray, tracks: np.ndarray, track: int, later: int) -> bool:
     """Whether a track is over when another begins, or they are the same."""
-    last = rows["frame"][rows["track"] == track][-1]
-    return track == later or last < rows["frame"][rows["track"] == later][0]
+    last, first = frames[tracks == track][-1], frames[tracks == later][0]
+    return track == later or last < first
 
 
 def _overlap(before: np.ndarray, after: np.ndarray) -> float:
     """How well boxes at both ends of a gap agree, at rest or moving on, in [0, 1]."""
     ends = before["box"][-1], after["box"][0]
     half = (after["frame"][0] - before["frame"][-1]) / 2
-    met = ends[0] + half * _velocity(before[-5:]), ends[1] - half * _velocity(after[:5])
+    met = ends[0] + half * _velocity(before), ends[1] - half * _velocity(after)
     return max(intersection_over_union(*pair).item() for pair in (ends, met))
 
 
