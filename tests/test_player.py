@@ -204,7 +204,7 @@ def test_the_page_is_whole_and_needs_nothing_else(clips, kind):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"seconds": 0}, "end"),
+        ({"seconds": 0}, "seconds must be greater than 0, got 0"),
         ({"at": 99}, "no frame of .*swapped.mp4 lies in the chosen part"),
         ({"start": 99}, "no frame of .*source.mp4 lies in the chosen part"),
     ],
