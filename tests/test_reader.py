@@ -241,6 +241,45 @@ def test_a_stream_that_notes_no_length_is_measured(tmp_path):
     assert info.duration == pytest.approx(0.28, abs=0.002)
 
 
+def resized(path):
+    """Write ten frames of 64 x 48 pixels, then ten of 32 x 48, without times."""
+    data = b""
+    for width in (64, 32):
+        encoder = av.CodecContext.create("libx264", "w")
+        encoder.width, encoder.height, encoder.pix_fmt = width, 48, "yuv420p"
+        encoder.time_base, encoder.framerate = Fraction(1, 25), Fraction(25)
+        frames = [
+            av.VideoFrame.from_ndarray(picture, "rgb24")
+            for picture in gray_pictures(10, width=width)
+        ]
+        for frame in [*frames, None]:
+            data += b"".join(map(bytes, encoder.encode(frame)))
+    path.write_bytes(data)
+    return path
+
+
+def test_a_film_that_changes_its_size_is_scaled_to_its_first_frame(tmp_path, caplog):
+    frames = list(read_frames(resized(tmp_path / "clip.h264")))
+    assert {frame.image.shape for frame in frames} == {(48, 64, 3)}
+    assert len(frames) == 20
+    assert (
+        caplog.text.count("clip.h264 changes its size: all is scaled to 64 x 48") == 1
+    )
+
+
+def test_a_bare_stream_without_times_is_measured_by_its_frames(tmp_path):
+    info = probe(resized(tmp_path / "clip.h264"))
+    assert info.frame_count == 20
+    assert info.duration == pytest.approx(20 / info.fps)
+
+
+def test_matroska_that_begins_late_is_as_long_as_its_frames(tmp_path):
+    times = [9000 + Fraction(k, 25) for k in range(30)]
+    path = make_clip(tmp_path / "late.mkv", gray_pictures(30), times=times)
+    info = probe(path)
+    assert info.duration == pytest.approx(1.2, abs=2e-3) and info.frame_count == 30
+
+
 # --- a late stretch is sought, not decoded from the start ---
 
 OPEN_GOP = {"g": "12", "bf": "3", "x264-params": "open-gop=1:scenecut=0"}

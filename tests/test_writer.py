@@ -442,6 +442,31 @@ def test_what_the_new_file_cannot_hold_is_said_once(tmp_path, caplog):
         assert [stream.type for stream in container.streams] == ["video", "attachment"]
 
 
+def test_sound_that_never_begins_is_left_out_and_said(tmp_path, caplog):
+    """A recording that breaks off before the first packet of its sound."""
+    made = make_clip(tmp_path / "clip.ts", noise_pictures(20), sound="aac")
+    data = made.read_bytes()
+    packets = (data[k : k + 188] for k in range(0, len(data), 188))
+    sound = next(k for k, packet in enumerate(packets) if packet[1:3] == b"A\x01")
+    made.write_bytes(data[: 188 * sound])  # its PID is 0x101, 0x40 begins a packet
+    with av.open(str(made)) as container:
+        assert container.streams.audio[0].rate == 0
+    path = copy(made, tmp_path / "copy.mp4")
+    assert len(times_of(path)) >= 1
+    assert "clip.ts: not carried over: sound (aac)" in caplog.text
+
+
+def test_sound_whose_times_run_backward_is_kept_where_they_grow(tmp_path):
+    fragments = {"movflags": "frag_every_frame+empty_moov"}
+    made = make_clip(
+        tmp_path / "clip.mp4", noise_pictures(30), container=fragments, sound="aac"
+    )
+    times = [pts for pts, *_ in packets_of(made, "audio")]
+    assert times != sorted(set(times))
+    path = copy(made, tmp_path / "copy.mp4")
+    assert seconds_of_sound(path) == pytest.approx(1.2, abs=0.1)
+
+
 def test_surround_becomes_stereo_where_it_is_encoded(tmp_path):
     made = tmp_path / "surround.mkv"
     with av.open(str(made), "w") as container:

@@ -284,6 +284,8 @@ def _probe_video(path: Path) -> tuple[VideoInfo, av.VideoFrame, _ToRgb]:
             duration = stream.duration * stream.time_base
         else:
             duration = Fraction(stream.container.duration or 0, av.time_base)
+            if stream.container.format.name == "matroska,webm":  # from 0 on
+                duration = max(duration - clock_start(stream.container), Fraction(0))
         frames = stream.frames or round(duration * (rate or 0))
         has_audio = bool(stream.container.streams.audio)
         has_more = len(stream.container.streams) > 1 or stream.container.chapters()
@@ -300,21 +302,23 @@ def _measure(path: Path) -> tuple[int, Fraction]:
     frames, seconds = 0, Fraction(0)
     with open_video(path) as stream:
         origin = clock_start(stream.container)
+        rate = stream.average_rate or stream.guessed_rate or 25
         for packet in packets(stream):
             if packet is not None and packet.size:
                 frames += 1
                 ticks = packet.dts if packet.pts is None else packet.pts
-                end = ((ticks or 0) + (packet.duration or 0)) * stream.time_base
-                seconds = max(seconds, end - origin)
-    return frames, seconds or Fraction(frames, 25)
+                if ticks is not None:
+                    end = (ticks + (packet.duration or 0)) * stream.time_base
+                    seconds = max(seconds, end - origin)
+    return frames, seconds or frames / Fraction(rate)
 
 
 def _read_video(
     info: VideoInfo, to_rgb: _ToRgb, first: Fraction
 ) -> Iterator[Frame | None]:
     """Yield the frames from `first` on, and None for each that is lost."""
-    index, time, entry, lost = -1, None, None, 0
-    after_gap = broken = False
+    index, time, entry, lost, sizes = -1, None, None, 0, set()
+    after_gap = broken = resized = False
 
     def noted() -> Iterator[av.Packet | None]:
         nonlocal broken
@@ -338,6 +342,15 @@ def _read_video(
             if entry is not None and ticks < entry.ticks:
                 continue
             index += 1
+            sizes.add((decoded.width, decoded.height))
+            if len(sizes) > 1 and not resized:
+                resized = True
+                logger.warning(
+                    "%s changes its size: all is scaled to %d x %d",
+                    info.path,
+                    info.width,
+                    info.height,
+                )
             noted_time = None if ticks is None else time_of(ticks)
             if time is None:
                 time = noted_time or Fraction(0)

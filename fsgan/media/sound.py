@@ -62,7 +62,8 @@ def carry_over(
     found, left_out = [], []
     for original in source.streams:
         added = None
-        if original.type in ("audio", "subtitle") and original.codec_context:
+        known = original.codec_context and getattr(original, "rate", True)
+        if known and original.type in ("audio", "subtitle"):
             track = open_source().streams[original.index]
             for other in track.container.streams:
                 other.discard = Discard.none if other is track else Discard.all
@@ -201,9 +202,13 @@ def _copied(
     in_matroska = stream.container.format.name in _MATROSKA
     dropped = Fraction(track.codec_context.delay, track.rate)
     first = start - Fraction(ceil(dropped * 1000), 1000)  # Matroska's ticks
+    last = None
     for packet in packets(track):
         if packet is None or packet.pts is None or packet.is_corrupt:
             continue
+        if last is not None and packet.pts <= last:  # no file may go back in time
+            continue
+        last = packet.pts
         time = packet.pts * packet.time_base
         if end is not None and time >= end:
             return
