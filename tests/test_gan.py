@@ -321,6 +321,10 @@ def test_the_recipes_differ_by_their_ideas():
             {"config": recipe("single").model, "weights": losses.LossWeights(cyclic=1)},
             "the cyclic loss needs two persons",
         ),
+        (
+            {"weights": losses.LossWeights(expression=1)},
+            'the expression loss needs network="quick"',
+        ),
     ],
 )
 def test_unknown_options_are_named(option, message):

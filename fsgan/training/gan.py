@@ -144,6 +144,10 @@ class FaceSwapGAN:
         self._weights = weights or LossWeights()
         if self._weights.cyclic and config.people == 1:
             raise ValueError("the cyclic loss needs two persons: set cyclic to 0")
+        if self._weights.expression and config.network != "quick":
+            raise ValueError(
+                'the expression loss needs network="quick": set expression to 0'
+            )
         self._relativistic = adversarial_loss == "relativistic_avg_lsgan"
         self._vggface = vggface
         with _initializers_seeded(seed), computing_in(precision):
