@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from functools import cache, wraps
 from inspect import signature
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -37,15 +38,16 @@ def checked(what: Function) -> Function:
 
     @wraps(what)
     def checking(*arguments: Any, **named: Any) -> Any:
-        for name, value in [*zip(names, arguments, strict=False), *named.items()]:
-            if name in kinds:
-                check(name, value, kinds[name])
-        return what(*arguments, **named)
+        given = dict(zip(names, arguments, strict=False)) | named
+        for name in given.keys() & kinds.keys():
+            given[name] = check(name, given[name], kinds[name])
+        first = [given.pop(name) for name in names[: len(arguments)]]
+        return what(*first, **given)
 
     return checking
 
 
-def check(name: str, value: Any, kind: Any) -> None:
+def check(name: str, value: Any, kind: Any) -> Any:
     """Checks one value.
 
     Args:
@@ -53,15 +55,21 @@ def check(name: str, value: Any, kind: Any) -> None:
         value: anything.
         kind: an annotation.
 
+    Returns:
+        The value; NumPy's numbers, and fractions where floats are asked for, as plain
+        ones, which files can hold.
+
     Raises:
         ValueError: `value` is not of that kind.
     """
+    if isinstance(value, Integral) and not isinstance(value, int):
+        value = int(value)
     try:
-        _adapter(kind).validate_python(value, strict=True)
+        accepted = _adapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
-        raise ValueError(
-            f"{name} must be {_accepted(error)}, got {shorten(repr(value))}"
-        ) from (error)
+        wrong = shorten(repr(value))
+        raise ValueError(f"{name} must be {_accepted(error)}, got {wrong}") from error
+    return accepted if isinstance(value, Real) and not isinstance(value, int) else value
 
 
 def read_json(path: Path, kind: Any, remedy: str) -> Any:

@@ -1,8 +1,11 @@
-from dataclasses import dataclass, replace
+import json
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import pytest
 from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
@@ -88,3 +91,11 @@ def test_a_damaged_file_is_named_with_the_way_out(tmp_path, text):
         read_json(path, Record, "make it again")
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
+
+
+def test_numbers_of_other_kinds_become_plain():
+    settings = Settings(share=np.float32(0.5), width=Fraction(1, 4), count=np.int64(3))
+    assert json.loads(json.dumps(asdict(settings))) == asdict(settings)
+    assert check("fps", Fraction(1, 3), Fraction | float) == Fraction(1, 3)
+    with pytest.raises(ValueError, match="count must be a valid integer"):
+        check("count", Fraction(3, 2), int)
