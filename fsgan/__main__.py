@@ -225,6 +225,8 @@ def _parser(program: str, function: Callable, left_out: Container[str] = ()) -> 
 
         def __call__(self, parser, given, path, option_string=None) -> None:
             try:
+                if os.path.exists(path) and not os.path.isfile(path):
+                    raise ValueError("it is no file: give a YAML file")
                 super().__call__(parser, given, path, option_string)
             except (argparse.ArgumentError, OSError, TypeError, ValueError) as error:
                 message = _sentence(str(error), get_type_hints(function))

@@ -475,7 +475,7 @@ def test_a_photo_is_swapped_and_marked_or_left_as_it_is(gray_model, tmp_path, ca
         assert says_synthetic(read_marks(out)) == bool(count)
         assert np.array_equal(read_image(out), image) == (not count)
     assert "no face found" in caplog.text
-    with pytest.raises(ValueError, match=r"out must end in \.png.*got .*swap\.bmp"):
+    with pytest.raises(ValueError, match=r"must end in \.png.*got .*swap\.bmp"):
         convert_image(photo, tmp_path / "swap.bmp", tmp_path)
 
 
@@ -540,3 +540,22 @@ def test_lists_of_files_that_cannot_be_are_refused_before_the_work(
         convert_videos(tmp_path, tmp_path / "out", gray_model)
     with pytest.raises(FileNotFoundError, match="is not a folder of videos"):
         convert_videos(tmp_path / "nowhere", tmp_path / "out", gray_model)
+
+
+@pytest.mark.parametrize("convert", [convert_image, convert_video])
+def test_no_output_has_its_name_before_its_sidecar(
+    convert, gray_model, clip, tmp_path, monkeypatch
+):
+    source, out = clip, tmp_path / "swap.mp4"
+    if convert is convert_image:
+        source, out = tmp_path / "photo.png", tmp_path / "swap.png"
+        write_image(source, astronaut())
+
+    def die(path, source, settings, content):
+        assert (path, content.exists(), out.exists()) == (out, True, False)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fsgan.swap.convert.write_sidecar", die)
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, out, gray_model)
+    assert not out.exists()

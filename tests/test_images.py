@@ -172,6 +172,11 @@ def test_a_png_is_exact_and_may_be_gray_or_have_alpha(tmp_path, channels, mode):
         np.testing.assert_array_equal(np.asarray(read), picture.squeeze())
 
 
+def test_a_picture_of_a_hundred_million_pixels_is_opened_without_a_warning(tmp_path):
+    (tmp_path / "large.pgm").write_bytes(b"P5\n10000 10000\n255\n")
+    assert images.image_size(tmp_path / "large.pgm") == (10_000, 10_000)
+
+
 @pytest.mark.parametrize(
     ("name", "image", "error", "message"),
     [

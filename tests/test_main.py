@@ -384,7 +384,7 @@ def test_every_file_gets_a_block_or_a_sentence(files, capsys):
     blocks = out.strip().split("\n\n")
     assert [block.splitlines()[0] for block in blocks] == ["marked.png", "plain.png"]
     assert "Trusted" in blocks[0] and blocks[0].endswith("says that it is synthetic")
-    assert error == "missing.png is not there; check the name\n"
+    assert error == "missing.png does not exist; check the name\n"
 
 
 # All of it

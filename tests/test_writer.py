@@ -29,7 +29,7 @@ from clips import (
 from fsgan.media.decoding import clock_start
 from fsgan.media.images import list_images, read_image
 from fsgan.media.reader import probe, read_frames
-from fsgan.media.writer import ResumableWriter, VideoWriter
+from fsgan.media.writer import ResumableWriter, VideoWriter, remove_leftovers
 
 
 def write(path, pictures, fps=25, times=None, **options):
@@ -857,6 +857,25 @@ def test_a_full_disk_keeps_the_finished_parts(tmp_path):
     assert not path.exists()
     left = {entry.name for entry in parts_of(path).iterdir()}
     assert left - {"lock"} == {"done.npz", "000000.nut"}
+
+
+@pytest.mark.parametrize(
+    ("left", "remains"),
+    [
+        ({"joined", "done.npz", "000000.nut"}, False),  # the output has its name
+        ({"000000.nut"}, False),  # and no part was finished
+        (set(), False),
+        ({"done.npz", "000000.nut"}, True),
+        ({"joined", "done.npz", "000000.nut", "whole.mp4"}, True),
+    ],
+)
+def test_parts_that_nobody_can_go_on_with_are_removed(tmp_path, left, remains):
+    path = tmp_path / "film.mp4"
+    parts_of(path).mkdir()
+    for name in left:
+        (parts_of(path) / name).touch()
+    remove_leftovers(path)
+    assert parts_of(path).exists() is remains
 
 
 def test_parts_encoded_in_another_way_are_refused(tmp_path):

@@ -21,7 +21,7 @@ from fsgan.faces.geometry import (
     crop_matrix,
     read_faces_record,
 )
-from fsgan.media.files import check_output, unfinished, write_json
+from fsgan.media.files import check_output, full_disk_named, unfinished, write_json
 from fsgan.media.images import (
     contact_sheet,
     encode_image,
@@ -161,7 +161,8 @@ def extract_faces(
                 size = _crop_size(face.landmarks)
                 matrix = crop_matrix(face.landmarks, size, CROP_EXTENT)
                 crop = align(image, matrix, size)
-                (new / file).write_bytes(encode_image(new / file, crop))
+                with full_disk_named(out_dir / file):
+                    (new / file).write_bytes(encode_image(new / file, crop))
                 found.append(_entry(file, source, index, time, face, matrix))
             if most is not None and len(found) >= most:
                 break

@@ -39,7 +39,7 @@ def unfinished(path: str | Path) -> Iterator[Path]:
 
     Raises:
         OSError, ValueError: as of `check_output`, or the folder cannot be created or
-            written to.
+            written to, or the disk is full.
     """
     check_output(Path(path))
     parent = Path(path).parent
@@ -48,7 +48,8 @@ def unfinished(path: str | Path) -> Iterator[Path]:
         parent.mkdir(parents=True, exist_ok=True)
         folder, lock = _make_folder(parent / UNFINISHED)
     try:
-        yield folder
+        with full_disk_named(path):
+            yield folder
     finally:
         try:
             folder.rmdir()  # ten times as fast as rmtree
@@ -77,7 +78,7 @@ def write_beside(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if os.path.isdir(path):
         raise IsADirectoryError(f"{path} is a folder; give the name of a file")
-    with unfinished(path) as folder, full_disk_named(path):
+    with unfinished(path) as folder:
         temporary = folder / f"_{path.suffix}"  # short, whatever the name
         yield temporary
         os.replace(temporary, path)

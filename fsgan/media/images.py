@@ -6,6 +6,7 @@ import logging
 import re
 import struct
 import threading
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -110,7 +111,7 @@ def read_damaged_image(path: str | Path) -> tuple[np.ndarray, Exception | None]:
 def image_size(path: str | Path) -> tuple[int, int]:
     """Read (width, height) of what `read_image` gives from the head of the file."""
     path = Path(path)
-    with _one_sentence(path), Image.open(path) as opened:
+    with open_image(path) as opened:
         # Asked for EXIF that is not in its head, a PNG is decoded to look behind.
         behind = opened.format == "PNG" and "exif" not in opened.info
         sideways = not behind and opened.getexif().get(_ORIENTATION, 1) >= 5
@@ -129,13 +130,25 @@ def is_animated(path: str | Path) -> bool | None:
     """
     path = Path(path)
     try:
-        with _one_sentence(path), Image.open(path) as opened:
+        with open_image(path) as opened:
             if opened.format == "MPEG":  # known to Pillow by its first bytes alone
                 return None
             animated = getattr(opened, "is_animated", False)
             return animated and opened.format in _ANIMATED_FORMATS
     except ValueError:
         return None
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """Open a picture of at most 179 million pixels; what is asked of it is decoded.
+
+    Raises:
+        ValueError: no picture, damaged, or too large.
+        OSError: as of `check_file`.
+    """
+    with _one_sentence(path), _open(path) as opened:
+        yield opened
 
 
 @contextmanager
@@ -159,13 +172,19 @@ def _one_sentence(path: Path) -> Iterator[None]:
 
 
 def _load(path: Path) -> np.ndarray:
-    with Image.open(path) as opened:
+    with _open(path) as opened:
         image = upright_rgb(opened)
         with suppress(*DECODING_ERRORS):
             several = getattr(opened, "is_animated", False)
             if several and opened.format != "MPO":  # a JPEG with previews of itself
                 logger.warning("%s holds several pictures: the first is read", path)
         return image
+
+
+def _open(path: Path) -> Image.Image:
+    with warnings.catch_warnings():  # Pillow warns of half of what it refuses
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(path)
 
 
 def upright_rgb(image: Image.Image) -> np.ndarray:

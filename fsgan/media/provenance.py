@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-import av
 import numpy as np
-from av.error import FFmpegError
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
+from typing_extensions import TypedDict
 
 from fsgan.media.credentials import (
     SOURCE_TYPE,
@@ -26,8 +26,10 @@ from fsgan.media.credentials import (
     read_credentials,
     software,
 )
+from fsgan.media.decoding import open_media
 from fsgan.media.files import write_beside
-from fsgan.media.images import IMAGE_SUFFIXES, list_images
+from fsgan.media.images import IMAGE_SUFFIXES, list_images, open_image
+from fsgan.validation import read_json
 
 # Each mark's name here, and its element in XMP.
 _XMP_NAMES = {
@@ -38,7 +40,19 @@ _XMP_NAMES = {
     ),
     "date": "{http://ns.adobe.com/xap/1.0/}CreateDate",
 }
+_LARGEST_SIDECAR = 1_000_000  # bytes
 _SECRETS = ("certificate", "private_key")  # settings that name files of the user's own
+
+
+class _Sidecar(TypedDict):
+    comment: str
+    software: str
+    DigitalSourceType: str
+    date: str
+    file: str
+    sha256: str
+    source: str | None
+    settings: dict[str, Any]
 
 
 def video_metadata() -> dict[str, str]:
@@ -114,8 +128,13 @@ def _label(text: str, height: int, width: int) -> np.ndarray:
     return np.array(label)[-height:, :width]
 
 
-def write_sidecar(path: str | Path, source: str | Path | None, settings: dict) -> Path:
-    """Writes the marks beside a finished output, as `<name>.synthetic.json`.
+def write_sidecar(
+    path: str | Path,
+    source: str | Path | None,
+    settings: dict,
+    content: Path | None = None,
+) -> Path:
+    """Writes the marks beside an output, as `<name>.synthetic.json`.
 
     Encoding a file anew loses what is in it; this file stays.
 
@@ -123,6 +142,7 @@ def write_sidecar(path: str | Path, source: str | Path | None, settings: dict) -
         path: the output, marked, signed and named; or a folder of pictures.
         source: what it was made of, of which the name alone is noted; None: unknown.
         settings: how it was made; where certificate and key lie is left out.
+        content: where the output still lies; None: under its name.
 
     Returns:
         The file: `video_metadata`, and `file` (name), `sha256` (of a folder, that of
@@ -130,12 +150,12 @@ def write_sidecar(path: str | Path, source: str | Path | None, settings: dict) -
         `source` and `settings`.
 
     Raises:
-        FileNotFoundError: nothing is at `path`, or the folder holds no picture.
+        FileNotFoundError: there is no output, or the folder holds no picture.
     """
     path = Path(path)
     record = video_metadata() | {
         "file": path.name,
-        "sha256": _digest(path),
+        "sha256": _digest(path if content is None else content),
         "source": None if source is None else Path(source).name,
         "settings": {k: v for k, v in settings.items() if k not in _SECRETS},
     }
@@ -168,12 +188,10 @@ def read_sidecar(path: str | Path) -> tuple[dict, bool] | None:
     sidecar = sidecar_path(path)
     if not sidecar.is_file():
         return None
-    try:
-        record = json.loads(sidecar.read_text(encoding="utf-8"))
-        expected = record["sha256"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{sidecar} is damaged; delete it") from error
-    return record, expected == _digest(Path(path))
+    if sidecar.stat().st_size > _LARGEST_SIDECAR:
+        raise ValueError(f"{sidecar} is far too large: delete it")
+    record = read_json(sidecar, _Sidecar, "delete it")
+    return record, record["sha256"] == _digest(Path(path))
 
 
 def _digest(path: Path) -> str:
@@ -199,22 +217,17 @@ def read_marks(path: str | Path) -> dict[str, str]:
     path = Path(path)
     if path.is_dir():
         return min(map(read_marks, list_images(path)), key=says_synthetic)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; check the name")
-    try:
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            with Image.open(path) as image:
-                return _parse_xmp(image.info.get("xmp", b""))
-        with av.open(f"file:{path}", metadata_errors="replace") as container:
-            # Matroska writes its keys in capitals.
-            found = {key.lower(): text for key, text in container.metadata.items()}
-    except (UnidentifiedImageError, Image.DecompressionBombError, FFmpegError) as error:
-        raise ValueError(f"{path} is neither a picture nor a video") from error
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        with open_image(path) as image:
+            return _parse_xmp(image.info.get("xmp", b""))
+    with open_media(path) as container:
+        # Matroska writes its keys in capitals.
+        found = {key.lower(): text for key, text in container.metadata.items()}
     return {name: found[name.lower()] for name in _XMP_NAMES if name.lower() in found}
 
 
 def _parse_xmp(packet: bytes) -> dict[str, str]:
-    try:
+    try:  # Expat refuses entities that grow
         root = ElementTree.fromstring(packet.strip(b"\0 \n"))
     except ElementTree.ParseError:
         return {}

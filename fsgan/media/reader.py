@@ -19,7 +19,6 @@ import av
 import cv2
 import numpy as np
 from av.video.reformatter import ColorTrc
-from PIL import Image
 
 from fsgan.media.decoding import (
     clock_start,
@@ -38,6 +37,7 @@ from fsgan.media.images import (
     image_size,
     is_animated,
     list_images,
+    open_image,
     read_damaged_image,
     upright_rgb,
 )
@@ -374,7 +374,7 @@ def _animation(path: Path) -> Iterator[tuple[Frame, Fraction] | None]:
     """Yield frames and the seconds each is shown; None where the file breaks off."""
     time = Fraction(0)
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             # Some PNG have a picture of their own for viewers that show no animation.
             hidden = int(image.info.get("default_image", False))
             for index in range(image.n_frames - hidden):

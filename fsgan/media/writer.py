@@ -35,7 +35,7 @@ from fsgan.media.reader import time_limits
 
 logger = logging.getLogger(__name__)
 
-_PICTURES, _DONE, _LOCK = "pictures", "done.npz", "lock"
+_PICTURES, _DONE, _LOCK, _JOINED = "pictures", "done.npz", "lock", "joined"
 
 
 class _Position(NamedTuple):
@@ -233,6 +233,7 @@ class VideoWriter:
             )
         if self.finish is not None:
             self.finish(whole)
+        (self._hidden / _JOINED).touch()
         if self._as_pictures and self.path.exists():
             os.replace(self.path, self._hidden / "replaced")
         os.replace(whole, self.path)
@@ -271,7 +272,7 @@ class ResumableWriter(VideoWriter):
     def __post_init__(self) -> None:
         """Check the settings."""
         super().__post_init__()
-        self._hidden = self.path.with_name(f".{self.path.name}.parts")
+        self._hidden = _parts_folder(self.path)
         check_output(self._hidden)
         own = [repr(self._format), str(self._start), str(self._end)]
         self._all_settings = json.dumps([own, av.library_versions, self.settings])
@@ -390,6 +391,23 @@ class ResumableWriter(VideoWriter):
             with suppress(OSError):  # or another process begins here already
                 (self._hidden / _LOCK).unlink(missing_ok=True)
                 self._hidden.rmdir()
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove parts of an output that nobody can go on with.
+
+    A kill may leave them when the output has its name already.
+    """
+    hidden = _parts_folder(path)
+    whole = hidden / f"whole{path.suffix.lower()}", hidden / _PICTURES
+    has_name = (hidden / _JOINED).exists() and not any(it.exists() for it in whole)
+    if hidden.is_dir() and (has_name or not (hidden / _DONE).exists()):
+        with suppress(OSError), FileLock(hidden / _LOCK, blocking=False):
+            shutil.rmtree(hidden)
+
+
+def _parts_folder(path: Path) -> Path:
+    return path.with_name(f".{path.name}.parts")
 
 
 def _picture_name(index: int) -> str:

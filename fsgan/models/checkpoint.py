@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, FiniteFloat
 from typing_extensions import TypedDict
 
-from fsgan.media.files import full_disk_named, unfinished
+from fsgan.media.files import unfinished
 from fsgan.models.networks import ModelConfig, build_decoder, build_encoder
 from fsgan.validation import check_file, read_json
 
@@ -98,7 +98,7 @@ def save_checkpoint(
                 f"the weights of {name} are not finite at iteration {iteration}, not "
                 "saved: train on from the last checkpoint with a smaller learning_rate"
             )
-    with unfinished(folder) as place, full_disk_named(folder):
+    with unfinished(folder) as place:
         (beside := place / folder.name).mkdir()
         for name, network in networks.items():
             network.save_weights(beside / f"{name}.weights.h5")

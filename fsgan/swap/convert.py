@@ -36,7 +36,7 @@ from fsgan.media.provenance import (
     write_sidecar,
 )
 from fsgan.media.reader import is_video, probe
-from fsgan.media.writer import ResumableWriter
+from fsgan.media.writer import ResumableWriter, remove_leftovers
 from fsgan.swap.render import Renderer
 from fsgan.swap.swapper import ConvertSettings, FaceSwapper
 from fsgan.validation import AboveZero, AtLeastZero, checked
@@ -176,8 +176,9 @@ def convert_image(
     with write_beside(out) as path:
         write_image(path, picture, xmp=image_xmp() if marked else None)
         if marked:
-            _sign(swapper.settings, out, path)
-    _write_sidecar(marked, swapper.settings, source, out)
+            _finish(swapper.settings, source, out, path)
+    if not marked:
+        sidecar_path(out).unlink(missing_ok=True)
     return len(layers)
 
 
@@ -271,13 +272,14 @@ def convert_video(
     else:
         layers_dir = out.with_suffix(".layers") if settings.layers else None
         renderer = Renderer(swapper, info, found, chosen, stretch, layers_dir)
-        finish = partial(_sign, settings, out)
+        finish = partial(_finish, settings, source, out)
         marks = {"metadata": video_metadata(), "xmp": image_xmp(), "finish": finish}
         marks = marks if marked else {}
         with writer(settings=renderer.depends_on, **marks) as opened:
             renderer.run(opened)
         counts = renderer.counts
-    _write_sidecar(marked, settings, source, out)
+    if not marked:
+        sidecar_path(out).unlink(missing_ok=True)
     return ConvertedVideo(
         out,
         counts["all"],
@@ -409,6 +411,7 @@ def _check_output(source: Path, out: Path, overwrite: bool) -> None:
     """Raises where the output cannot be, or would replace something."""
     check_output(sidecar_path(out))
     check_output(out)
+    remove_leftovers(out)
     if os.path.realpath(source) == os.path.realpath(out):
         raise ValueError(f"{out} is the source itself: give the output another name")
     if out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
@@ -464,8 +467,11 @@ def _is_marked(settings: ConvertSettings, source: Path, swapped: bool) -> bool:
     return swapped and settings.mark
 
 
-def _sign(settings: ConvertSettings, out: Path, path: Path) -> None:
-    """Signs what will be called `out`; if that fails, the marks are still in it."""
+def _finish(settings: ConvertSettings, source: Path, out: Path, path: Path) -> None:
+    """Signs what will be called `out`, and writes its sidecar: no output without one.
+
+    If signing fails, the marks are still in it.
+    """
     for file in list_images(path) if path.is_dir() else [path]:
         try:
             sign(
@@ -476,13 +482,4 @@ def _sign(settings: ConvertSettings, out: Path, path: Path) -> None:
             )
         except ValueError as error:
             log.warning("%s is marked, but not signed: %s", out, error)
-
-
-def _write_sidecar(
-    marked: bool, settings: ConvertSettings, source: Path, out: Path
-) -> None:
-    """Writes the record beside a marked output, or removes that of an older one."""
-    if marked:
-        write_sidecar(out, source, asdict(settings))
-    else:
-        sidecar_path(out).unlink(missing_ok=True)
+    write_sidecar(out, source, asdict(settings), path)

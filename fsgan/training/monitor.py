@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from tqdm.auto import tqdm
 
 from fsgan.data.dataset import FaceSet, center_crop_batch
-from fsgan.media.files import write_beside
+from fsgan.media.files import full_disk_named, write_beside
 from fsgan.media.images import encode_jpeg, list_images, read_image
 from fsgan.media.provenance import image_xmp, video_metadata
 from fsgan.media.writer import VideoWriter
@@ -400,7 +400,10 @@ class _Table:
             self._names += new
             self._write_whole()
         else:
-            with open(self._path, "a", encoding="utf-8", newline="") as file:
+            with (
+                full_disk_named(self._path),
+                open(self._path, "a", encoding="utf-8", newline="") as file,
+            ):
                 self._write(file, self.rows[-1:])
         return True
 
