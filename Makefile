@@ -11,7 +11,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb colab/*.ipynb)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 DEMO := 01_extract_faces 02_make_eye_masks 03_train_gan 04_convert_video 05_evaluate
 
-.PHONY: setup demo notebooks test test-fast check format bench clean help
+.PHONY: setup demo notebooks test test-fast check format bench fuzz clean help
 .DEFAULT_GOAL := help
 
 help: ## Say what can be made.
@@ -70,6 +70,10 @@ format: $(INSTALLED) ## Put style, format and notebooks in order.
 
 bench: $(INSTALLED) ## Measure the speed on this machine.
 	$(BIN)/python tools/bench.py
+
+fuzz: $(INSTALLED) ## Look for faults by odd input and by kills, for an hour or so.
+	$(BIN)/python tools/fuzz.py
+	$(BIN)/python tools/kill.py
 
 clean: ## Remove what was built; .venv and weights/ stay.
 	rm -rf build *.egg-info .pytest_cache .ruff_cache .import_linter_cache
