@@ -67,8 +67,9 @@ def judge(case: Case, done: Outcome) -> Iterator[str]:
     command, *names = case.arguments
     many = command in ("convert-videos", "convert-images")
     told = done.told
-    for name in filter(str.strip, names):
-        told = told.replace(name, " ".join(name.split()))
+    for name in names:
+        for text in {name, name.partition("=")[2]} - {""}:
+            told = told.replace(text, text.replace("\n", " "))
     lines = [it for it in told.splitlines() if it.strip()]
     lines = [it for it in lines if not re.match("(INFO|WARNING|ERROR): ", it)]
     if done.status not in (0, 1, 2, 130) or (done.status == 130 and not case.endless):
@@ -98,8 +99,9 @@ def judge(case: Case, done: Outcome) -> Iterator[str]:
         yield f"left behind: {hidden[:5]}"
     begun = command == "train" and any("checkpoints/" in it for it in done.new)
     if done.status in (1, 2) and not many and not begun:
-        left = [it for it in (*done.new, *done.changed) if not _KEPT.search(it)]
-        if left:
+        kept = list(filter(_KEPT.search, done.new))
+        kept += {str(Path(it).parent) for it in kept}
+        if left := sorted({*done.new, *done.changed} - {*kept}):
             yield f"new or changed after a failure: {left[:5]}"
 
 

@@ -28,9 +28,9 @@ from random import Random
 import numpy as np
 
 COMMANDS = {
-    "extract": "extract clips/a.mp4 out --every 1",
+    "extract": "extract clips/a.mp4 out --every 5",
     "masks": "masks faces/a out",
-    "train": "train faces/a faces/b out --settings.iterations 80 "
+    "train": "train faces/a faces/b out --settings.iterations 60 "
     "--settings.batch_size 2 --settings.preview_every 10 --settings.backup_every 20",
     "mp4": "convert clips/a.mp4 out/swap.mp4 model",
     "webm": "convert clips/a.mp4 out/swap.webm model",
@@ -39,7 +39,7 @@ COMMANDS = {
 }
 SIGNALS = [signal.SIGKILL] * 6 + [signal.SIGTERM, signal.SIGINT]
 STOPPED = (-signal.SIGKILL, -signal.SIGTERM, 130)
-REPEATS = 3  # of 200 frames: a conversion can go on after 256
+REPEATS = 2  # of 200 frames: a conversion can go on after 256
 LIMIT = 300  # seconds of a call
 
 
