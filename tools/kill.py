@@ -35,7 +35,7 @@ COMMANDS = {
     "mp4": "convert clips/a.mp4 out/swap.mp4 model",
     "webm": "convert clips/a.mp4 out/swap.webm model",
     "pictures": "convert clips/a.mp4 out/swap model",
-    "evaluate": "evaluate clips/a.mp4 swap.mp4 faces/a faces/b out --end 3",
+    "evaluate": "evaluate clips/a.mp4 swap.mp4 faces/a faces/b out --end 1",
 }
 SIGNALS = [signal.SIGKILL] * 6 + [signal.SIGTERM, signal.SIGINT]
 STOPPED = (-signal.SIGKILL, -signal.SIGTERM, 130)
@@ -87,7 +87,7 @@ def build_base(folder: Path) -> None:
         run(f"masks faces/{name} masks/{name}", folder)
     brief = "--settings.iterations 20 --settings.batch_size 2"
     run(f"train faces/a faces/b model {brief}", folder)
-    run("convert clips/a.mp4 swap.mp4 model --end 3", folder)
+    run("convert clips/a.mp4 swap.mp4 model --end 1", folder)
 
 
 def differences(out: Path, whole: Path, again: Path) -> Iterator[str]:
@@ -131,7 +131,7 @@ def _other_pixels(one: Path, other: Path) -> Iterator[str]:
 def missing_checkpoints(out: Path, whole: Path) -> Iterator[str]:
     """Yields what is wrong with the checkpoints of a training."""
     from fsgan.models.checkpoint import latest_checkpoint
-    from fsgan.swap.generator import FaceGenerator
+    from fsgan.swap.swapper import FaceSwapper
 
     kept = {path.name for path in (whole / "checkpoints").iterdir()}
     backups = {name for name in kept if int(name[-7:]) % 20 == 0}
@@ -139,7 +139,7 @@ def missing_checkpoints(out: Path, whole: Path) -> Iterator[str]:
         yield f"missing checkpoints: {sorted(lost)}"
     if latest_checkpoint(out).name != latest_checkpoint(whole).name:
         yield f"ends with {latest_checkpoint(out).name}"
-    FaceGenerator(out)
+    FaceSwapper(out)
 
 
 def main() -> int:
