@@ -731,7 +731,7 @@ def test_a_conversion_killed_anywhere_ends_as_if_it_was_not(tmp_path, source_of,
     sounds = {"variable.mp4": "aac.mp4", "film.webm": "opus.webm"}
     sound = source_of(sounds[name]) if name in sounds else None
     write_parts(straight, times, audio_from=sound)
-    changes = 3 if name == "pictures" else 1  # of files, for each frame
+    changes = 2 if name == "pictures" else 1  # of files, for each frame
     for deadline in (14, 21, 18):
         assert killed(path, sound, deadline * changes)
     assert not path.exists() and list(parts_of(path).glob("*.npz"))

@@ -174,7 +174,8 @@ class VideoWriter:
             if self._as_pictures:
                 name = _picture_name(self._position.frames - 1)
                 encoded = encode_image(Path(name), image, self.xmp, compress_level=1)
-                (self._hidden / _PICTURES).mkdir(exist_ok=True)
+                if self._position.frames == 1:
+                    (self._hidden / _PICTURES).mkdir(exist_ok=True)
                 (self._hidden / _PICTURES / name).write_bytes(encoded)
                 return
             if self._part is None:
