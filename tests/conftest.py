@@ -9,6 +9,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+os.environ["NUMBA_DISABLE_JIT"] = "1"  # compiling takes longer than the tests
 os.environ["FSGAN_OFFLINE"] = "1"  # no test waits for a download
 import cv2
 import numpy as np

@@ -1,3 +1,4 @@
+import errno
 import json
 import pickle
 import shutil
@@ -156,6 +157,15 @@ def test_damaged_settings_name_the_key_in_one_sentence(tmp_path, content, reason
     with pytest.raises(ValueError, match=f"{reason}.*: restore it, or delete") as error:
         read_settings(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_a_disk_too_small_for_a_checkpoint_is_named(trained, tmp_path, monkeypatch):
+    free = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    with pytest.raises(OSError, match="the disk is full") as error:
+        save_checkpoint(tmp_path, *trained, SETTINGS)
+    assert error.value.errno == errno.ENOSPC
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_folders_beside_the_checkpoints_are_left_alone(copied):

@@ -307,7 +307,7 @@ def test_the_recipes_differ_by_their_ideas():
     assert (autoencoder.mask, autoencoder.discriminators) == (False, False)
     assert (gan.mask, gan.discriminators, gan.attention) == (True, True, True)
     assert recipe("autoencoder", 128, "lite").model.latent_width == 2048
-    with pytest.raises(ValueError, match="autoencoder, single, got 'vae'"):
+    with pytest.raises(ValueError, match="or 'single', got 'vae'"):
         recipe("vae")
 
 

@@ -117,7 +117,6 @@ def test_every_crop_is_a_face_of_its_own_on_black(standin):
 
 @pytest.mark.slow
 def test_the_real_package_finds_the_peaks_of_its_network(tmp_path, monkeypatch):
-    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")  # compiling takes longer than the rest
     pytest.importorskip("face_alignment")
     import torch
     from face_alignment.models import FAN

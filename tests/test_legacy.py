@@ -217,5 +217,5 @@ def test_a_norm_that_the_files_exclude_is_refused(tmp_path, trained, given, mess
 
 
 def test_a_coverage_out_of_range_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="coverage must be a number from"):
+    with pytest.raises(ValueError, match="coverage must be less than"):
         import_legacy(tmp_path, tmp_path, coverage=1.7)

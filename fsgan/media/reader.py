@@ -198,7 +198,7 @@ def time_limits(start: float, end: float | None) -> tuple[Fraction, Fraction | N
     return first, None if end is None else Fraction(end).limit_denominator(1_000_000)
 
 
-def converted_from(source: Path, start: float, end: float | None) -> Fraction:
+def converted_from(source: str | Path, start: float, end: float | None) -> Fraction:
     """Return the second of a source that is time 0 of a film converted from it.
 
     Args:
@@ -214,7 +214,7 @@ def converted_from(source: Path, start: float, end: float | None) -> Fraction:
         first = next(frames).time
     if not info.has_audio:
         return first
-    with open_media(source) as container:
+    with open_media(info.path) as container:
         return film_start(container, time_limits(start, end)[0], first, info.fps)
 
 

@@ -1,7 +1,9 @@
 """Complete checkpoints of a training, written so that they are never half there."""
 
+import errno
 import json
 import logging
+import math
 import os
 import shutil
 import warnings
@@ -87,6 +89,7 @@ def save_checkpoint(
 
     Raises:
         FloatingPointError: A weight or moment is not finite; nothing is written.
+        OSError: The folder cannot be written to, or the disk is full.
     """
     iteration = settings["iteration"]
     folder = Path(model_dir) / "checkpoints" / f"iteration_{iteration:07d}"
@@ -99,6 +102,11 @@ def save_checkpoint(
                 "saved: train on from the last checkpoint with a smaller learning_rate"
             )
     with unfinished(folder) as place:
+        owners = *networks.values(), *optimizers.values()
+        values = sum(math.prod(v.shape) for owner in owners for v in owner.variables)
+        if shutil.disk_usage(place).free < 4 * values:
+            # Found out by writing, it may crash the HDF5 library.
+            raise OSError(errno.ENOSPC, "no space left")
         (beside := place / folder.name).mkdir()
         for name, network in networks.items():
             network.save_weights(beside / f"{name}.weights.h5")
