@@ -124,8 +124,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _FOR_THE_USER as error:
         if options.verbose:
             raise
-        print(error, file=sys.stderr)
+        print(_said(error), file=sys.stderr)
         return FAILED
+
+
+def _said(error: Exception) -> str:
+    """What an error says; of the system's own, which file and why, without a number."""
+    file = getattr(error, "filename", None)
+    if file is None or not error.strerror:
+        return str(error)
+    from fsgan.validation import shorten
+
+    return f"{shorten(os.fsdecode(file))}: {error.strerror}"
 
 
 def _parse_command(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -374,7 +384,7 @@ def _verify(arguments: Sequence[str]) -> int:
         try:
             found = fsgan.verify(file, trusted=options.trusted)
         except (OSError, ValueError) as error:
-            print(error, file=sys.stderr)
+            print(_said(error), file=sys.stderr)
             statuses.append(2)
             continue
         print(found, end="\n\n")

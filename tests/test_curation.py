@@ -92,6 +92,8 @@ def test_rejects_move_with_their_reasons_and_come_back(faces, hopper):
     assert {name: after[name] for name in before} == before
     assert after.keys() - before.keys() == {*REPORTS}
     assert restore_faces(faces) == []
+    with pytest.raises(NotADirectoryError, match="missing is no folder of faces"):
+        restore_faces(faces / "missing")
 
 
 def test_masks_of_rejected_faces_are_not_missed(faces, hopper, tmp_path):

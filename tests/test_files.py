@@ -4,6 +4,7 @@ import stat
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,6 +142,12 @@ def impossible(folder, what):
         "loop": "loop/a.png",
     }
     return folder / names.get(what, what)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "folder/.."])
+def test_an_output_has_a_name_of_its_own(name):
+    with pytest.raises(ValueError, match="is no name of its own: give one"):
+        check_output(Path(name))
 
 
 OUTPUTS = {

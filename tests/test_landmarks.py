@@ -60,6 +60,7 @@ def standin(tmp_path, monkeypatch) -> Path:
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(assets, "FOLDERS", (tmp_path / "weights",))
+    monkeypatch.delenv("FSGAN_OFFLINE", raising=False)
     digest = hashlib.sha256(b"weights").hexdigest()[:10]
     monkeypatch.setattr(landmarks, "FAN_SHA256", digest)
     monkeypatch.setattr(StandIn, "loaded_from", None)
@@ -84,6 +85,15 @@ def test_missing_weights_are_said_with_their_place(standin, monkeypatch):
     monkeypatch.setattr(StandIn, "fault", URLError("no route"))
     with pytest.raises(FileNotFoundError, match=r"be downloaded \(no route\): put 2DF"):
         LandmarkDetector(download=True)
+
+
+def test_nothing_is_downloaded_offline(standin, monkeypatch):
+    monkeypatch.setenv("FSGAN_OFFLINE", "1")
+    with pytest.raises(
+        FileNotFoundError, match="weights of face-alignment are missing"
+    ):
+        LandmarkDetector(download=True)
+    assert StandIn.loaded_from is None
 
 
 @pytest.mark.parametrize("folder", ["weights", "cache"])
@@ -131,6 +141,7 @@ def test_the_real_package_finds_the_peaks_of_its_network(tmp_path, monkeypatch):
     path.parent.mkdir(parents=True)
     torch.save(state, path)
     monkeypatch.setattr(assets, "FOLDERS", (tmp_path / "weights",))
+    monkeypatch.delenv("FSGAN_OFFLINE", raising=False)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     monkeypatch.setattr(landmarks, "FAN_SHA256", digest)
     found = LandmarkDetector().detect([np.zeros((256, 256, 3), np.uint8)] * 2)

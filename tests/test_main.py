@@ -299,6 +299,7 @@ def put(monkeypatch):
         (FileNotFoundError("no such file: x"), 1, "", "no such file: x\n"),
         (MemoryError("no room for it"), 1, "", "no room for it\n"),
         (FloatingPointError("loss exploded"), 1, "", "loss exploded\n"),
+        (OSError(36, "Too long", "a.mp4"), 1, "", "a.mp4: Too long\n"),
         (ImportError("install 'fsgan[torch]'"), 1, "", "install 'fsgan[torch]'\n"),
         (KeyboardInterrupt(), 130, "", "interrupted: what was finished stays\n"),
     ],

@@ -451,6 +451,15 @@ def test_a_preview_shows_face_swap_mask_unmasked_and_rebuilt():
     np.testing.assert_allclose(b[4], 0)
 
 
+def test_a_preview_of_what_is_no_number_is_drawn_black():
+    class Exploded(Painter):
+        def generate(self, x, person):
+            return np.full_like(x[..., :1], np.nan), np.full_like(x, np.nan)
+
+    picture = draw_preview(Exploded(), [faces(RED)])  # NumPy's warnings are errors
+    np.testing.assert_allclose(cells(picture)[:, 0], [RED, (0, 0, 0)])
+
+
 def test_a_preview_of_one_person_shows_face_and_rebuilt():
     picture = draw_preview(Painter(), [faces(RED)])
     assert picture.shape == (16 + 2 * 64, 7 * 64, 3)

@@ -208,6 +208,7 @@ def test_a_damaged_record_is_made_again(together, tmp_path, searches, caplog, da
 def test_a_record_of_an_older_version_is_made_again_without_a_word(
     together, tmp_path, searches, caplog
 ):
+    caplog.set_level("WARNING", "fsgan")
     (tmp_path / "out.tracks.json").write_text('{"version": 2, "source": "a.mp4"}')
     follow_faces(together, tmp_path / "out", end=0.04)
     assert (searches["frames"], caplog.text) == (1, "")
@@ -475,3 +476,8 @@ def test_wrong_settings_are_named_and_leave_nothing(
     with pytest.raises(ValueError, match=message):
         follow_faces(together, tmp_path / "out", **setting)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_two_files_need_a_name(together):
+    with pytest.raises(ValueError, match="is no name of its own"):
+        follow_faces(together, "")

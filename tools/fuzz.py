@@ -70,7 +70,7 @@ def judge(case: Case, done: Outcome) -> Iterator[str]:
     for name in names:
         for text in {name, name.partition("=")[2]} - {""}:
             told = told.replace(text, text.replace("\n", " "))
-    lines = [it for it in told.splitlines() if it.strip()]
+    lines = [it for it in told.split("\n") if it.strip()]
     lines = [it for it in lines if not re.match("(INFO|WARNING|ERROR): ", it)]
     if done.status not in (0, 1, 2, 130) or (done.status == 130 and not case.endless):
         yield f"status {done.status}"
@@ -106,7 +106,9 @@ def judge(case: Case, done: Outcome) -> Iterator[str]:
 
 
 def _ours(error: BaseException) -> bool:
-    """Whether an error was raised by a line of the package, not below it."""
+    """Whether a line of the package raised an error, or the system refused a file."""
+    if getattr(error, "filename", None):
+        return True
     last = traceback.extract_tb(error.__traceback__)[-1]
     line = linecache.getline(last.filename, last.lineno).strip()
     return "/fsgan/" in last.filename and line.startswith("raise")

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 # The argument that a command may change if it is one of these; all else is input.
 CHANGED = {"extract": 2, "examine": 1, "restore": 1, "train": 3, "convert": 2}
 GOES_ON = ("faces/a", "faces/c", "model", "swap.mp4", "half.mp4")
-ENDLESS = ("iterations", "minutes")  # a right value may train for days
+ENDLESS = ("iterations", "minutes", "batch_size")  # a right value may take days
 
 SCENES = [
     line.split()

@@ -173,10 +173,13 @@ def restore_faces(faces_dir: str | Path) -> list[Path]:
         The faces that came back; none where `rejected/` is missing or empty.
 
     Raises:
+        NotADirectoryError: there is no such folder.
         FileExistsError: the folder holds another face of the same name; nothing has
             been moved then.
     """
     faces_dir = Path(faces_dir)
+    if not faces_dir.is_dir():
+        raise NotADirectoryError(f"{faces_dir} is no folder of faces; check the name")
     found = sorted((faces_dir / REJECTED).glob("[!.]*"))
     moves = [(path, faces_dir / path.name) for path in found if path.suffix != ".json"]
     _move(moves)

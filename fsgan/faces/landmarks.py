@@ -1,6 +1,7 @@
 """68 landmarks of aligned crops, with the package face-alignment."""
 
 import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.error import URLError
@@ -44,7 +45,7 @@ class LandmarkDetector:
         place = f"put {cached.name} into weights/{Path(FAN_WEIGHTS).parent}/"
         if weights is None and cached.is_file():
             check_weights(cached, FAN_SHA256)
-        elif weights is None and not download:
+        elif weights is None and (not download or os.environ.get("FSGAN_OFFLINE")):
             raise FileNotFoundError(
                 f"the weights of face-alignment are missing: {place}, or allow the "
                 "download"

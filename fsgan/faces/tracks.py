@@ -23,7 +23,7 @@ from fsgan.faces.detector import FaceDetector, MinConfidence, MinFace
 from fsgan.faces.geometry import Face, align, crop_matrix, intersection_over_union
 from fsgan.faces.pose import PROFILE, estimate_yaw
 from fsgan.faces.tracking import FaceTracker, smooth
-from fsgan.media.files import write_beside
+from fsgan.media.files import check_output, write_beside
 from fsgan.media.images import (
     contact_sheet,
     evenly,
@@ -270,7 +270,9 @@ def follow_faces(
             setting is wrong.
         OSError: the files cannot be written.
     """
-    source, tracks_file = Path(source), Path(out).with_suffix(".tracks.json")
+    source, out = Path(source), Path(out)
+    check_output(out)
+    tracks_file = out.with_suffix(".tracks.json")
     detector = FaceDetector(min_face, min_confidence)
     tracker = FaceTracker(detector, search_every=search_every)
     info = probe(source, fps)

@@ -102,10 +102,12 @@ def check_output(path: Path) -> None:
     """Refuse a name that no output can have.
 
     Raises:
-        ValueError: it is too long or not UTF-8, or the name of a pipe or a device.
+        ValueError: it is empty, too long or not UTF-8, or that of a pipe or a device.
         NotADirectoryError: its folder is a file.
     """
     check_name(path)
+    if path.name in ("", ".."):
+        raise ValueError(f"{path} is no name of its own: give one to write to")
     too_long = max(len(os.fsencode(part)) for part in path.parts) - LONGEST_NAME
     if too_long > 0:
         raise ValueError(f"{path} is too long a name by {too_long} bytes: shorten it")

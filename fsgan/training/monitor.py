@@ -275,7 +275,7 @@ def draw_preview(
         labels = [label for label in _ROWS if label in rows]
         halves.append(np.vstack([np.hstack(list(rows[label])) for label in labels]))
     picture = (np.hstack(halves).astype(np.float32) + 1) * 127.5
-    picture = picture.round().clip(0, 255).astype(np.uint8)
+    picture = np.nan_to_num(picture).round().clip(0, 255).astype(np.uint8)
     return _label(picture, gan.config.resolution, labels)
 
 
