@@ -47,7 +47,7 @@ def test_bfloat16_is_for_processors_that_have_it(
 ):
     monkeypatch.setattr(keras.backend, "backend", lambda: backend)
     monkeypatch.setattr(precision, "_has_bfloat16", lambda: instructions)
-    monkeypatch.setattr(precision, "_has_graphics_card", lambda: graphics_card)
+    monkeypatch.setattr(precision, "has_graphics_card", lambda: graphics_card)
     assert fastest_precision() == fastest
 
 

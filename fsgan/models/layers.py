@@ -4,9 +4,15 @@ import keras
 import numpy as np
 from keras import KerasTensor, ops
 
+from fsgan.models.precision import has_graphics_card
+
 WEIGHT_DECAY = keras.regularizers.L2(1e-4)
 SCORES_AT_ONCE = 2**20
-"""Scores of one sample in a block: 4 MB as float32, a 16th of a map of 64x64 pixels."""
+"""Scores of one sample in a block: 4 MB as float32, a 16th of a map of 64x64 pixels.
+
+They stay in a processor's cache. A graphics card takes a whole map of that size, of all
+samples, in one block, as it would wait at each step of a loop."""
+_SCORES_ON_A_CARD = 2**24
 
 
 def normalize_sample(images: KerasTensor) -> KerasTensor:
@@ -107,8 +113,8 @@ def attend(query: KerasTensor, key: KerasTensor, value: KerasTensor) -> KerasTen
     """Mixes values by how well each query matches every key: softmax(q kᵀ) v.
 
     The scores are not scaled by the square root of the channels, as SAGAN has it. The
-    map is never held as a whole: the queries are taken block by block, and the gradient
-    makes each block p of the map again. With ∂ the gradient of the loss:
+    map is not kept for the gradient: the queries are taken block by block, and the
+    gradient makes each block p of the map again. With ∂ the gradient of the loss:
 
         ∂v = pᵀ ∂o                              as o = p v
         ∂s = p · (∂o vᵀ - Σ ∂o · o)             the softmax, as s = q kᵀ
@@ -201,7 +207,7 @@ def _by_sample(function, tensors, channels):
 
     The blocks of a whole batch do not stay in a processor's cache.
     """
-    if keras.backend.backend() != "tensorflow":
+    if keras.backend.backend() != "tensorflow" or has_graphics_card():
         return function(*tensors)
     import tensorflow as tf
 
@@ -222,7 +228,10 @@ def _by_blocks(step, carry, tensors, keys, channels):
     Tensors and outputs are (batch, queries, channels).
     """
     batch, queries, _ = tensors[0].shape
-    size = min(queries, max(1, SCORES_AT_ONCE // keys))
+    at_once = _SCORES_ON_A_CARD if has_graphics_card() else SCORES_AT_ONCE
+    size = min(queries, max(1, at_once // keys))
+    if size == queries:
+        return step(carry, tensors)
     count = -(-queries // size)
 
     def split(x):

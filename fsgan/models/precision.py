@@ -39,7 +39,7 @@ def fastest_precision() -> str:
     Processors with bfloat16 instructions are faster with it on TensorFlow and PyTorch;
     all others emulate it slowly.
     """
-    if keras.backend.backend() == "jax" or not _has_bfloat16() or _has_graphics_card():
+    if keras.backend.backend() == "jax" or not _has_bfloat16() or has_graphics_card():
         return "float32"
     return "bfloat16"
 
@@ -70,11 +70,16 @@ def _has_bfloat16() -> bool:
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
 
 
-def _has_graphics_card() -> bool:
+def has_graphics_card() -> bool:
+    """Tells whether Keras' backend computes on a card: NVIDIA's, or JAX's own."""
     if keras.backend.backend() == "torch":
         import torch
 
         return torch.cuda.is_available()
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.default_backend() != "cpu"
     import tensorflow as tf
 
     return bool(tf.config.list_physical_devices("GPU"))
