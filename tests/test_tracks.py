@@ -139,6 +139,7 @@ def test_the_same_source_is_read_once(together, tmp_path, monkeypatch, again):
     )
     stretch = {"start": 0.2, "end": 0.4}
     first = follow_faces(together, tmp_path / "out.mp4", **stretch)
+    written = (tmp_path / "out.tracks.json").read_bytes()
     (tmp_path / "out.tracks.png").unlink()
     second = follow_faces(together, tmp_path / "out.mp4", **stretch, **again)
     assert passes == [(together, 0.2, 0.4, None)]
@@ -148,6 +149,7 @@ def test_the_same_source_is_read_once(together, tmp_path, monkeypatch, again):
     assert (tmp_path / "out.tracks.png").is_file()
     same = np.allclose(box_of(first, 8, 1), box_of(second, 8, 1), atol=1e-9)
     assert same == (not again)
+    assert ((tmp_path / "out.tracks.json").read_bytes() == written) == (not again)
 
 
 def test_a_record_of_more_is_limited_to_the_stretch_asked_for(

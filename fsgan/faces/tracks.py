@@ -278,11 +278,11 @@ def follow_faces(
     info = probe(source, fps)
     made_from = fingerprint(source) | {
         "fps": str(info.fps),
-        "min_face": min_face,
+        "min_face": float(min_face),
         "min_confidence": min_confidence,
         "search_every": search_every,
-        "start": start,
-        "end": end,
+        "start": float(start),
+        "end": None if end is None else float(end),
     }
     known = _read(tracks_file, made_from)
     with write_beside(tracks_file) as path:  # fails before the search, if it must
