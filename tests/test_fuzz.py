@@ -96,16 +96,19 @@ def test_an_output_that_was_interrupted_is_compared(tmp_path):
     for name in ("out", "whole", "again"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "crop.png").write_bytes(b"crop")
+        (tmp_path / name / "tracks.json").write_text("[35]")
         (tmp_path / name / "report.json").write_text(name)  # never twice the same
         (tmp_path / name / "losses.csv").write_text("iteration,loss\n10,0.5\n")
     folders = [tmp_path / name for name in ("out", "whole", "again")]
+    (folders[0] / "tracks.json").write_text("[35.0]")
     assert list(differences(*folders)) == []
     (folders[0] / ".half").touch()
     (folders[0] / "crop.png").write_bytes(b"other")
+    (folders[0] / "tracks.json").write_text("[36]")
     (folders[0] / "losses.csv").write_text("iteration,loss\n10,0.5\n10,0.5\n")
     found = " ".join(differences(*folders))
     assert "left behind: ['.half']" in found
-    assert "crop.png is another" in found
+    assert "crop.png is another" in found and "tracks.json is another" in found
     assert "losses.csv has other lines" in found
     (folders[0] / "report.json").unlink()
     assert "missing: ['report.json']" in " ".join(differences(*folders))
