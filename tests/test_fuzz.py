@@ -97,7 +97,9 @@ def test_an_output_that_was_interrupted_is_compared(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "crop.png").write_bytes(b"crop")
         (tmp_path / name / "tracks.json").write_text("[35]")
-        (tmp_path / name / "report.json").write_text(name)  # never twice the same
+        (tmp_path / name / "report.json").write_text(
+            f'"{name}"'
+        )  # never twice the same
         (tmp_path / name / "losses.csv").write_text("iteration,loss\n10,0.5\n")
     folders = [tmp_path / name for name in ("out", "whole", "again")]
     (folders[0] / "tracks.json").write_text("[35.0]")

@@ -22,6 +22,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 from random import Random
@@ -65,7 +66,10 @@ def run(line: str, folder: Path) -> None:
 def until_work(process: subprocess.Popen, folder: Path) -> None:
     """Waits until a command writes its first file, or ends."""
     before = set(folder.rglob("*"))
-    while process.poll() is None and not set(folder.rglob("*")) - before:
+    while process.poll() is None:
+        with suppress(FileNotFoundError):  # a folder went while it was looked through
+            if set(folder.rglob("*")) - before:
+                return
         time.sleep(0.02)
 
 
