@@ -785,6 +785,36 @@ def test_what_a_killed_process_left_unfinished_does_not_get_into_the_output(tmp_
     assert [entry.name for entry in tmp_path.iterdir()] == ["pictures"]
 
 
+def without(name):
+    def damage(path):
+        with np.load(path) as done:
+            np.savez(path, **{key: done[key] for key in done.files if key != name})
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:300]),
+        lambda path: path.write_bytes(b"text"),
+        lambda path: np.savez(path, settings=np.array([print])),  # to be unpickled
+        without("settings"),
+        without("position"),
+    ],
+)
+def test_damaged_parts_are_thrown_away(tmp_path, caplog, damage):
+    path = tmp_path / "film.mp4"
+    stop_after(path, 23)
+    damage(parts_of(path) / "done.npz")
+    with ResumableWriter(path, 64, 48, 25, settings={}) as writer:
+        assert (writer.frames_done, writer.state) == (0, {})
+        writer.write(picture(0), STEADY[0])
+    assert "film.mp4: the parts found are damaged" in caplog.text
+    assert [entry.name for entry in tmp_path.iterdir()] == ["film.mp4"]
+
+
 @pytest.mark.parametrize(
     "change", [{"settings": {"model": 2}}, {"crf": 30}, {"end": 3.0}]
 )

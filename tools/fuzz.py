@@ -88,9 +88,11 @@ def judge(case: Case, done: Outcome) -> Iterator[str]:
 
     place = CHANGED.get(command, 0)
     known = names[place - 1] if place else ""
-    mine = known.partition(".")[0] if known in fuzz_cases.GOES_ON else "out"
+    mine = ["odd", known.partition(".")[0] if known in fuzz_cases.GOES_ON else "out"]
+    if place and "link" in str(case.changes):
+        mine.append(case.changes[0][-1])  # where it leads
     if lost := [
-        it for it in done.changed if not it.lstrip(".").startswith((mine, "odd"))
+        it for it in done.changed if not it.lstrip(".").startswith(tuple(mine))
     ]:
         yield f"changed or gone: {lost[:5]}"
     if command.startswith("convert") and "mark" not in str(case):
@@ -238,7 +240,7 @@ class Worker:
         result = self.answer(TRAINING if case.endless else SECONDS)
         if late := result is None:
             os.kill(self.process.pid, signal.SIGINT)
-            result = self.answer(PATIENCE)
+            result = self.answer(PATIENCE * (4 if case.endless else 1))
         if result in (None, "died"):
             self.process.kill()
             self.process.join()

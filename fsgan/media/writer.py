@@ -9,12 +9,14 @@ import logging
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple, Self
+from zipfile import BadZipFile
 
 import av
 import numpy as np
@@ -36,6 +38,17 @@ from fsgan.media.reader import time_limits
 logger = logging.getLogger(__name__)
 
 _PICTURES, _DONE, _LOCK, _JOINED = "pictures", "done.npz", "lock", "joined"
+# What reading a file of NumPy's raises, and reading numbers of what is in it.
+_DAMAGED = (
+    ArithmeticError,
+    BadZipFile,
+    EOFError,
+    KeyError,
+    OSError,
+    TypeError,
+    ValueError,
+    zlib.error,
+)
 
 
 class _Position(NamedTuple):
@@ -348,8 +361,15 @@ class ResumableWriter(VideoWriter):
     def _find_parts(self) -> None:
         done = self._hidden / _DONE
         if done.exists():
-            with np.load(done) as arrays:
-                self._take_up(dict(arrays))
+            try:
+                with open(done, "rb") as file, np.load(file) as arrays:
+                    self._take_up(dict(arrays))
+            except _DAMAGED as error:
+                logger.warning(
+                    "%s: the parts found are damaged (%s); they are thrown away",
+                    self.path,
+                    error,
+                )
         self._tidy()
         if self.frames_done:
             logger.info("%s: goes on after %d frames", self.path, self.frames_done)
@@ -363,7 +383,7 @@ class ResumableWriter(VideoWriter):
             return
         parts = [self._hidden / f"{n:06d}.nut" for n in range(done["parts"])]
         needed = [self._hidden / _PICTURES] if self._as_pictures else parts
-        if not all(path.exists() for path in needed):
+        if not needed or not all(path.exists() for path in needed):
             return
         frames, origin, time, ticks, step = map(Fraction, done["position"])
         self._position = _Position(int(frames), origin, time, int(ticks), int(step))
