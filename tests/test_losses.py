@@ -403,6 +403,7 @@ def test_cyclic_loss_is_the_original_one(golden):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"face": 1e7}, "face must be less than or equal to 1000000, got 10000000.0"),
         ({"edge": -0.1}, "edge must be greater than or equal to 0, got -0.1"),
         ({"eyes": float("inf")}, "eyes must be a finite number, got inf"),
         ({"hinge": float("nan")}, "hinge must be a finite number, got nan"),

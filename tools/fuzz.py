@@ -99,7 +99,7 @@ def judge(case: Case, done: Outcome) -> Iterator[str]:
         yield from _wrong_marks(Path(names[1]), many, done)
     if done.status == 0 and (hidden := list(filter(_HIDDEN.search, done.new))):
         yield f"left behind: {hidden[:5]}"
-    begun = command == "train" and any("checkpoints/" in it for it in done.new)
+    begun = command == "train" and any("previews/" in it for it in done.new)
     if done.status in (1, 2) and not many and not begun:
         kept = list(filter(_KEPT.search, done.new))
         kept += {str(Path(it).parent) for it in kept}
@@ -215,11 +215,12 @@ def _copy(source: str, target: str) -> None:
 class Worker:
     """A process that runs cases."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         """Starts it; that takes seconds, and the base material a minute."""
+        self.seconds = options.seconds
         spawn = multiprocessing.get_context("spawn")
         self.pipe, theirs = spawn.Pipe()
-        self.process = spawn.Process(target=work, args=(theirs, folder, seed))
+        self.process = spawn.Process(target=work, args=(theirs, folder, options.seed))
         self.process.start()
         theirs.close()
         if self.answer(600) != "ready":
@@ -237,7 +238,7 @@ class Worker:
         self.pipe.send(number)
         if (case := self.answer(SECONDS)) == "died":
             raise SystemExit(f"case {number} cannot be prepared")
-        result = self.answer(TRAINING if case.endless else SECONDS)
+        result = self.answer(TRAINING if case.endless else self.seconds)
         if late := result is None:
             os.kill(self.process.pid, signal.SIGINT)
             result = self.answer(PATIENCE * (4 if case.endless else 1))
@@ -246,7 +247,7 @@ class Worker:
             self.process.join()
             return case, (None, "", [result or "hangs, whatever is pressed"], 0)
         if late and not case.endless:
-            result[2].insert(0, f"over {SECONDS} seconds")
+            result[2].insert(0, f"over {self.seconds} seconds")
         return case, result
 
     def stop(self) -> None:
@@ -263,6 +264,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number to begin with")
     parser.add_argument("--only", type=int, help="number of the only case to run")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="of a case")
     parser.add_argument("--folder", type=Path, default=Path("build/fuzz"))
     parser.add_argument("--keep", type=Path, help="folder for the cases with faults")
     options = parser.parse_args()
@@ -273,7 +275,7 @@ def main() -> int:
         shutil.rmtree(folder / "base", ignore_errors=True)
     else:
         numbers = [options.only]
-    worker, seen, bad = Worker(folder, options.seed), Counter(), 0
+    worker, seen, bad = Worker(folder, options), Counter(), 0
     for number in numbers:
         began = monotonic()
         case, (status, told, faults, memory) = worker.run(number)
@@ -290,7 +292,7 @@ def main() -> int:
             shutil.copytree(folder / "case", kept, symlinks=True)
         if memory > MEMORY or not worker.process.is_alive():
             worker.stop()
-            worker = Worker(folder, options.seed)
+            worker = Worker(folder, options)
     worker.stop()
     print(f"\n{len(numbers)} cases, {bad} with faults")
     for (command, status), count in sorted(seen.items(), key=str):

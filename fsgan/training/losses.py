@@ -7,10 +7,12 @@ the sum are those of `LossWeights`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from keras import KerasTensor as Tensor
 from keras import ops
+from pydantic import Field
 
 from fsgan.models.layers import legacy_resize, normalize_sample
 from fsgan.validation import AtLeastZero, checked
@@ -18,6 +20,9 @@ from fsgan.validation import AtLeastZero, checked
 EXPRESSION_MEAN = np.array([0.054, 0.059, 0.0, -0.19], np.float32)
 EXPRESSION_SPREAD = np.array([0.005, 0.012, 0.03, 0.012], np.float32)
 """Of eyes, mouth, yaw and pitch, measured on two people's faces; see `expression`."""
+
+
+Weight = Annotated[AtLeastZero, Field(le=1e6)]  # more would leave float32
 
 
 @checked
@@ -41,21 +46,21 @@ class LossWeights:
         expression: Of `expression_loss`.
 
     Raises:
-        ValueError: A weight is not a finite number of at least 0.
+        ValueError: A weight is not a number of 0 to a million.
     """
 
-    adversarial: AtLeastZero = 0.1
-    reconstruction: AtLeastZero = 1.0
-    eyes: AtLeastZero = 30.0
-    edge: AtLeastZero = 0.1
-    perceptual: AtLeastZero = 1.0
-    cyclic: AtLeastZero = 0.0
-    sparsity: AtLeastZero = 0.01
-    hinge: AtLeastZero = 0.1
-    total_variation: AtLeastZero = 0.1
-    face: AtLeastZero = 0.0
-    alpha: AtLeastZero = 0.0
-    expression: AtLeastZero = 0.0
+    adversarial: Weight = 0.1
+    reconstruction: Weight = 1.0
+    eyes: Weight = 30.0
+    edge: Weight = 0.1
+    perceptual: Weight = 1.0
+    cyclic: Weight = 0.0
+    sparsity: Weight = 0.01
+    hinge: Weight = 0.1
+    total_variation: Weight = 0.1
+    face: Weight = 0.0
+    alpha: Weight = 0.0
+    expression: Weight = 0.0
 
 
 def reconstruction_loss(
