@@ -816,6 +816,24 @@ def test_damaged_parts_are_thrown_away(tmp_path, caplog, damage):
 
 
 @pytest.mark.parametrize(
+    ("name", "kept"),
+    [("000000.nut", 0.5), ("000001.nut", None), ("pictures/000003.png", None)],
+)
+def test_cut_and_missing_parts_are_thrown_away(tmp_path, caplog, name, kept):
+    path = tmp_path / ("film" if "pictures" in name else "film.mp4")
+    stop_after(path, 23)
+    part = parts_of(path) / name
+    if kept is None:
+        part.unlink()
+    else:
+        os.truncate(part, int(kept * part.stat().st_size))
+    write_parts(path, STEADY)
+    assert "are damaged" in caplog.text
+    assert len(list(read_frames(path))) == COUNT
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
     "change", [{"settings": {"model": 2}}, {"crf": 30}, {"end": 3.0}]
 )
 def test_parts_of_another_conversion_are_thrown_away(tmp_path, caplog, change):

@@ -349,7 +349,7 @@ class ResumableWriter(VideoWriter):
             np.savez(
                 temporary,
                 settings=self._all_settings,
-                parts=len(self._parts),
+                parts=[part.stat().st_size for part in self._parts],
                 position=[str(value) for value in self._position],
                 **{f"state_{name}": value for name, value in state.items()},
             )
@@ -381,11 +381,13 @@ class ResumableWriter(VideoWriter):
                 self.path,
             )
             return
-        parts = [self._hidden / f"{n:06d}.nut" for n in range(done["parts"])]
-        needed = [self._hidden / _PICTURES] if self._as_pictures else parts
-        if not needed or not all(path.exists() for path in needed):
-            return
+        parts = [self._hidden / f"{n:06d}.nut" for n in range(len(done["parts"]))]
+        if [part.stat().st_size for part in parts] != done["parts"].tolist():
+            raise ValueError("a part is not as long as it was")
         frames, origin, time, ticks, step = map(Fraction, done["position"])
+        pictures = range(int(frames)) if self._as_pictures else ()
+        for name in map(_picture_name, pictures):
+            (self._hidden / _PICTURES / name).stat()
         self._position = _Position(int(frames), origin, time, int(ticks), int(step))
         self._parts, self._parts_done = parts, len(parts)
         self.frames_done = self._position.frames
