@@ -245,9 +245,9 @@ def test_a_face_that_is_no_number_is_left_out(value):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"noise": 0}, "noise must be above 0 or None, got 0"),
-        ({"noise": float("nan")}, "noise must be above 0 or None, got nan"),
-        ({"search_every": 0}, "search_every must be at least 1, got 0"),
+        ({"noise": 0}, "noise must be greater than 0, got 0"),
+        ({"noise": float("nan")}, "noise must be a finite number, got nan"),
+        ({"search_every": 0}, "search_every must be greater than or equal to 1, got 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

@@ -27,6 +27,7 @@ from fsgan.data.masks import (
 )
 from fsgan.faces.geometry import read_faces_record, recrop
 from fsgan.media.images import image_size, list_images, read_image
+from fsgan.validation import check_two_folders
 
 log = logging.getLogger(__name__)
 
@@ -128,9 +129,10 @@ def load_faces(
     if resolution not in RESOLUTIONS:
         raise ValueError(f"resolution must be 64, 96, 128 or 256, got {resolution!r}")
     paths = list_images(Path(faces_dir))
-    if masks_dir is not None and Path(masks_dir).resolve() == Path(faces_dir).resolve():
-        raise ValueError(f"faces and masks need two folders, got {faces_dir} for both")
-    drawn_for = {} if masks_dir is None else read_masks_record(masks_dir)
+    drawn_for = {}
+    if masks_dir is not None:
+        check_two_folders("faces and masks", faces_dir, masks_dir)
+        drawn_for = read_masks_record(masks_dir)
     record = {entry["file"]: entry for entry in read_faces_record(faces_dir)}
     entries = [record.get(path.name, {}) for path in paths]
     stored = [entry.get("extent", 1.0) for entry in entries]

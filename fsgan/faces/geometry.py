@@ -16,7 +16,7 @@ from skimage.transform import SimilarityTransform
 from typing_extensions import TypedDict
 
 from fsgan.media.images import read_image
-from fsgan.validation import read_json
+from fsgan.validation import Share, read_json
 
 CROP_SIZE = 256
 """Side in pixels of a standard crop where nothing else decides it."""
@@ -83,9 +83,14 @@ def _listed_once(entries: list[dict]) -> list[dict]:
     return entries
 
 
+# What files hold of a face.
 _Pixels = Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)]
 _Point = Annotated[list[_Pixels], Field(min_length=2, max_length=2)]
 _Row = Annotated[list[FiniteFloat], Field(min_length=3, max_length=3)]
+Box = Annotated[list[_Pixels], Field(min_length=4, max_length=4)]
+Landmarks = Annotated[
+    list[_Point], Field(min_length=5, max_length=5), AfterValidator(_apart)
+]
 
 
 class FaceEntry(TypedDict):
@@ -96,11 +101,9 @@ class FaceEntry(TypedDict):
     source: str
     frame: Annotated[int, Field(ge=0)]
     time: FiniteFloat
-    box: Annotated[list[_Pixels], Field(min_length=4, max_length=4)]
-    landmarks: Annotated[
-        list[_Point], Field(min_length=5, max_length=5), AfterValidator(_apart)
-    ]
-    confidence: Annotated[FiniteFloat, Field(ge=0, le=1)]
+    box: Box
+    landmarks: Landmarks
+    confidence: Share
     extent: NotRequired[Annotated[FiniteFloat, Field(ge=0.5, le=4)]]
     matrix: NotRequired[Annotated[list[_Row], Field(min_length=2, max_length=2)]]
 

@@ -12,6 +12,7 @@ from scipy.sparse.linalg import splu
 
 from fsgan.faces.detector import FaceDetector
 from fsgan.faces.geometry import Face, intersection_over_union
+from fsgan.validation import AboveZero, Count, check
 
 _MIN_OVERLAP = 0.3  # intersection over union, of boxes that are linked
 _MAX_MISSED = 5  # frames for which a track waits for its face to come back
@@ -182,10 +183,8 @@ class FaceTracker:
         Raises:
             ValueError: a setting is out of its range.
         """
-        if noise is not None and not noise > 0:
-            raise ValueError(f"noise must be above 0 or None, got {noise}")
-        if search_every < 1:
-            raise ValueError(f"search_every must be at least 1, got {search_every}")
+        check("noise", noise, AboveZero | None)
+        check("search_every", search_every, Count)
         self._detector, self._search_every = detector, search_every
         self._smooths, self._noise = noise is not None, noise or _NOISE
         self._cut_detector, self.cuts = CutDetector(), 0

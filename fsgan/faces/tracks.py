@@ -20,7 +20,14 @@ from tqdm.auto import tqdm
 from typing_extensions import TypedDict
 
 from fsgan.faces.detector import FaceDetector, MinConfidence, MinFace
-from fsgan.faces.geometry import Face, align, crop_matrix, intersection_over_union
+from fsgan.faces.geometry import (
+    Box,
+    Face,
+    Landmarks,
+    align,
+    crop_matrix,
+    intersection_over_union,
+)
 from fsgan.faces.pose import PROFILE, estimate_yaw
 from fsgan.faces.tracking import FaceTracker, smooth
 from fsgan.media.files import check_output, write_beside
@@ -33,7 +40,7 @@ from fsgan.media.images import (
 )
 from fsgan.media.prefetch import prefetch
 from fsgan.media.reader import Frame, VideoInfo, probe, read_frames, time_limits
-from fsgan.validation import AboveZero, AtLeastZero, Count, checked, read_json
+from fsgan.validation import AboveZero, AtLeastZero, Count, Share, checked, read_json
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +77,7 @@ _ROW = np.dtype(
 _Crops = dict[int, list[tuple[int, bytes]]]
 
 _Index = Annotated[int, Field(ge=0, lt=2**31)]
-_Share = Annotated[float, Field(ge=0, le=1)]
 _Seconds = Annotated[float, Field(ge=0, le=1e9)]
-_Pixels = Annotated[float, Field(ge=-1e6, le=1e6)]
-_Box = Annotated[list[_Pixels], Field(min_length=4, max_length=4)]
-_Point = Annotated[list[_Pixels], Field(min_length=2, max_length=2)]
-_Points = Annotated[list[_Point], Field(min_length=5, max_length=5)]
 _JPEGs = list[tuple[_Index, Base64Bytes]]
 
 
@@ -86,11 +88,11 @@ class _Entry(TypedDict):
     time: _Seconds
     track: _Index
     run: _Index
-    confidence: _Share | None
-    box: _Box | None
-    landmarks: _Points | None
-    smoothed_box: _Box
-    smoothed_landmarks: _Points
+    confidence: Share | None
+    box: Box | None
+    landmarks: Landmarks | None
+    smoothed_box: Box
+    smoothed_landmarks: Landmarks
     profile: bool
 
 

@@ -318,7 +318,7 @@ def _read_video(
 ) -> Iterator[Frame | None]:
     """Yield the frames from `first` on, and None for each that is lost."""
     index, time, entry, lost, sizes = -1, None, None, 0, set()
-    after_gap = broken = resized = False
+    after_gap = broken = False
 
     def noted() -> Iterator[av.Packet | None]:
         nonlocal broken
@@ -342,15 +342,15 @@ def _read_video(
             if entry is not None and ticks < entry.ticks:
                 continue
             index += 1
-            sizes.add((decoded.width, decoded.height))
-            if len(sizes) > 1 and not resized:
-                resized = True
+            size = decoded.width, decoded.height
+            if len(sizes) == 1 and size not in sizes:
                 logger.warning(
                     "%s changes its size: all is scaled to %d x %d",
                     info.path,
                     info.width,
                     info.height,
                 )
+            sizes.add(size)
             noted_time = None if ticks is None else time_of(ticks)
             if time is None:
                 time = noted_time or Fraction(0)

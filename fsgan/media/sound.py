@@ -67,8 +67,10 @@ def carry_over(
             track = open_source().streams[original.index]
             for other in track.container.streams:
                 other.discard = Discard.none if other is track else Discard.all
-            add = _add_sound if track.type == "audio" else _add_subtitles
-            added = add(container, track, codecs, limits, exact)
+            if track.type == "audio":
+                added = _add_sound(container, track, codecs, limits, exact)
+            else:
+                added = _add_subtitles(container, track, codecs, limits)
         elif original in films(source)[:1]:
             continue
         elif original.type == "attachment" and container.format.name == "matroska":
@@ -144,7 +146,6 @@ def _add_subtitles(
     track: SubtitleStream,
     codecs: Codecs,
     limits: _Limits,
-    _: bool,
 ) -> _Added | None:
     codec = track.codec_context.codec
     if codec.name in container.supported_codecs:
