@@ -479,6 +479,18 @@ def test_a_photo_is_swapped_and_marked_or_left_as_it_is(gray_model, tmp_path, ca
         convert_image(photo, tmp_path / "swap.bmp", tmp_path)
 
 
+def test_a_layout_too_wide_for_the_kind_of_picture_is_refused_before_the_work(
+    gray_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(FaceSwapper, "swap", None)
+    write_image(tmp_path / "wide.png", np.zeros((2, 8192, 3), np.uint8))
+    out, settings = tmp_path / "out.webp", ConvertSettings(layout=3)
+    with pytest.raises(ValueError, match=r"out\.webp cannot hold 24576x2 pixels") as e:
+        convert_image(tmp_path / "wide.png", out, gray_model, settings)
+    assert ".unfinished" not in str(e.value)
+    assert not out.exists()
+
+
 def test_photos_are_swapped_each_for_itself(gray_model, tmp_path):
     folder = tmp_path / "photos"
     write_image(folder / "collins.jpg", astronaut())

@@ -24,10 +24,10 @@ from fsgan.media.files import check_output, write_beside
 from fsgan.media.images import (
     PICTURE_SUFFIXES,
     check_picture,
+    encode_image,
     list_images,
     picture_html,
     read_image,
-    write_image,
 )
 from fsgan.media.provenance import (
     image_xmp,
@@ -157,7 +157,8 @@ def convert_image(
     swapper = _load(model, settings)
     person = _person(only)
     image = read_image(source)
-    check_picture(out, image.shape)
+    height, width = image.shape[:2]
+    check_picture(out, (height, width * swapper.settings.layout))
     detected = swapper.detector.detect(image)
     faces = without_profiles(detected)
     if len(faces) < len(detected):
@@ -174,7 +175,7 @@ def convert_image(
     [(picture, layers)] = swapper.swap([image], [faces])
     marked = _is_marked(swapper.settings, source, bool(layers))
     with write_beside(out) as path:
-        write_image(path, picture, xmp=image_xmp() if marked else None)
+        path.write_bytes(encode_image(out, picture, image_xmp() if marked else None))
         if marked:
             _finish(swapper.settings, source, out, path)
     if not marked:
