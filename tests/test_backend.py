@@ -52,7 +52,7 @@ def sgd(*variables):
 
 
 def numbers(values):
-    return {name: float(ops.convert_to_numpy(v)) for name, v in values.items()}
+    return {name: ops.convert_to_numpy(v).item() for name, v in values.items()}
 
 
 def square():
@@ -67,10 +67,27 @@ def square():
     step = compile_step(
         lambda: minimize(loss, [w], optimizer), [w, steps, *optimizer.variables]
     )
-    first = numbers(step())
+    first = numbers(step([()]))
     optimizer.learning_rate.assign(0.5)
-    second = numbers(step())
+    second = numbers(step([()]))
     return {"logs": [first, second], **numbers({"w": w, "steps": steps})}
+
+
+def together():
+    """Three steps in one call down x·w, each with another x."""
+    w = variable(2)
+    optimizer = sgd(w)
+
+    def step(batch, scale):
+        x = scale * ops.mean(batch["x"])
+        return minimize(lambda: (x * w, {"loss": x * w, "a": x}), [w], optimizer)
+
+    compiled = compile_step(step, [w, *optimizer.variables])
+    calls = [({"x": np.full(4, x, np.float32)}, np.float32(2)) for x in (1, 2, 3)]
+    logs = {
+        name: ops.convert_to_numpy(v).tolist() for name, v in compiled(calls).items()
+    }
+    return {"logs": logs, "order": list(logs), **numbers({"w": w})}
 
 
 def nested():
@@ -88,7 +105,7 @@ def nested():
         lambda: {**minimize(outer_loss, [g], optimizers["g"])},
         [g, d, *optimizers["g"].variables, *optimizers["d"].variables],
     )
-    return {"logs": numbers(step()), **numbers({"g": g, "d": d})}
+    return {"logs": numbers(step([()])), **numbers({"g": g, "d": d})}
 
 
 def branch():
@@ -113,7 +130,7 @@ def branch():
     batch = {"ones": (np.ones(4, np.float32),)}
     after = []
     for weight in (np.float32(0), np.array(1, np.float32), np.float32(0.5)):
-        logs = compiled(weight, batch)
+        logs = compiled([(weight, batch)])
         after.append(numbers(logs | {"w": w, "h": h, "unused": unused}))
     return {"after": after, "traces": len(traces)}
 
@@ -146,7 +163,7 @@ def gan_steps(model, losses=None):
         sides = [Samples(pictures(3), pictures(3), abs(pictures(3))) for _ in "ab"]
         gan.enter_phase(Phase(hinge_margin=margin))
         batch = Batch(tuple(sides), np.float32(mix), np.float32(0.7))
-        logs.append(gan.train_on_batch(batch))
+        logs.append(numbers(gan.train_on_batches(batch)))
     return gan, logs
 
 
@@ -162,7 +179,7 @@ def attention():
 
 
 def everything():
-    cases = (square, nested, branch, attention)
+    cases = (square, together, nested, branch, attention)
     results = {case.__name__: case() for case in cases}
     quick = gan_steps(QUICK.model, QUICK.settings.losses)[1]
     models = {"full": gan_steps(FULL)[1], "small": gan_steps(SMALL)[1], "quick": quick}
@@ -178,13 +195,13 @@ def distributed():
     weight = variable(np.ones((4, 4)))
     before = weight.value
     step = compile_step(lambda batch: {"a": ops.mean(batch)}, [weight])
-    step(np.ones((8, 2), np.float32))
+    step([(np.ones((8, 2), np.float32),)])
     results = {
         "logs": logs,
         "devices": sorted({len(sharding.device_set) for sharding in shardings}),
         "replicated": all(sharding.is_fully_replicated for sharding in shardings),
         "reused": before.is_deleted(),
-        "odd batch": error_of(lambda: step(np.ones((6, 2), np.float32))),
+        "odd batch": error_of(lambda: step([(np.ones((6, 2), np.float32),)])),
     }
     keras.distribution.set_distribution(None)
     return results
@@ -193,7 +210,7 @@ def distributed():
 def unlisted():
     w, forgotten = variable(1), variable(2)
     step = compile_step(lambda: {"a": w * forgotten}, [w])
-    return error_of(step)
+    return error_of(lambda: step([()]))
 
 
 def error_of(function):
@@ -206,17 +223,18 @@ def error_of(function):
 
 def interrupted_and_whole(faces, folder):
     """Losses of six iterations in one piece, and with an interrupt after the third."""
-    seen, update = [], FaceSwapGAN.train_on_batch
+    seen, update = [], FaceSwapGAN.train_on_batches
 
     def watched(gan, *batches):
-        seen.append(update(gan, *batches))
-        return seen[-1]
+        logs = update(gan, *batches)
+        seen.append(numbers(logs))
+        return logs
 
     def interrupt(iteration, picture):
         if iteration == 3:
             raise KeyboardInterrupt
 
-    FaceSwapGAN.train_on_batch = watched
+    FaceSwapGAN.train_on_batches = watched
     train_on(faces, folder / "whole", 6)
     train_on(faces, folder / "parts", 6, interrupt)
     train_on(faces, folder / "parts", 6)
@@ -311,6 +329,16 @@ def test_a_step_goes_down_the_gradient_by_the_current_learning_rate(results, bac
         pytest.approx({"square": 9, "double": 6}),
         pytest.approx({"square": 5.76, "double": 4.8}),
     ]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_steps_of_one_call_go_on_from_each_other(results, backend):
+    # x·w has the gradient x: 2 - 0.1·2 = 1.8, 1.8 - 0.1·4 = 1.4, 1.4 - 0.1·6 = 0.8.
+    found = results[backend]["together"]
+    assert found["logs"]["loss"] == pytest.approx([4, 7.2, 8.4])
+    assert found["logs"]["a"] == [2, 4, 6]
+    assert found["order"] == ["loss", "a"]
+    assert found["w"] == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -412,7 +440,7 @@ def test_a_training_killed_while_it_saves_goes_on(results, backend, folder, two_
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FaceSwapGAN, "train_on_batch", stop)
+        patch.setattr(FaceSwapGAN, "train_on_batches", stop)
         assert train_on(two_people, model_dir, 6, every=1).name == "iteration_0000001"
     assert started == [1]
 

@@ -199,8 +199,21 @@ def test_a_loss_that_is_no_number_or_huge_ends_the_training(tmp_path, value):
     with TrainingLog(tmp_path, 0) as log:
         log.add(1, {"reconstruction_a": 0.5, "discriminator_b": 999.0})
         message = re.escape(f"discriminator_b is {value:.3g} at iteration 2: train on")
+        log.add(2, {"reconstruction_a": 0.5, "discriminator_b": value})
         with pytest.raises(FloatingPointError, match=message):
-            log.add(2, {"reconstruction_a": 0.5, "discriminator_b": value})
+            assert log.healthy
+    assert not log.healthy
+
+
+def test_losses_of_several_updates_in_one_call_are_as_those_of_one_each(tmp_path):
+    values = np.array([0.5, 0.4, 0.3, 0.2, np.nan], np.float32)
+    with TrainingLog(tmp_path, 0) as log:
+        log.add(5, {"face_a": values[:4].repeat(2)[:5]})
+        log.add(10, {"face_a": values[[0, 1, 2, 3, 3]]})
+        log.add(15, {"face_a": values})
+        with pytest.raises(FloatingPointError, match="face_a is nan at iteration 15:"):
+            log.add(20, {"face_a": values})
+    assert read_losses(tmp_path)["face_a"] == pytest.approx([(2.1 + 1.6) / 10])
 
 
 # Means of ten iterations, from trainings at 64 pixels: a good one, thinned out; ...

@@ -78,7 +78,7 @@ def interrupt_at(last):
 @pytest.fixture
 def steps(monkeypatch):
     """What is in force in each step of the trainings of a test."""
-    recorded, update = [], FaceSwapGAN.train_on_batch
+    recorded, update = [], FaceSwapGAN.train_on_batches
 
     def record(gan, *batches):
         values = {name: float(value) for name, value in gan.scheduled.items()}
@@ -89,7 +89,7 @@ def steps(monkeypatch):
         recorded.append({"iteration": gan.iteration} | values)
         return update(gan, *batches)
 
-    monkeypatch.setattr(FaceSwapGAN, "train_on_batch", record)
+    monkeypatch.setattr(FaceSwapGAN, "train_on_batches", record)
     return recorded
 
 
@@ -245,7 +245,7 @@ def test_weights_that_are_not_finite_end_training_before_they_are_saved(
 ):
     """An update may spoil them while its losses, of before, are finite."""
     good = run_one(faces, tmp_path, 1)
-    update = FaceSwapGAN.train_on_batch
+    update = FaceSwapGAN.train_on_batches
 
     def spoil(gan, *batches):
         losses = update(gan, *batches)
@@ -253,7 +253,7 @@ def test_weights_that_are_not_finite_end_training_before_they_are_saved(
         variable.assign(variable * np.nan)
         return losses
 
-    monkeypatch.setattr(FaceSwapGAN, "train_on_batch", spoil)
+    monkeypatch.setattr(FaceSwapGAN, "train_on_batches", spoil)
     with pytest.raises(FloatingPointError, match="weights of encoder are not finite"):
         run_one(faces, tmp_path, 2)
     assert latest_checkpoint(tmp_path) == good
@@ -406,13 +406,48 @@ def test_a_loss_that_is_no_number_stops_training_and_keeps_the_checkpoint(
 @pytest.fixture
 def exploding(monkeypatch):
     """Losses are those of networks that only paint black, from update 15 on."""
-    update = FaceSwapGAN.train_on_batch
+    update = FaceSwapGAN.train_on_batches
 
     def explode(gan, *batches):
         losses = update(gan, *batches)
         return losses | {"reconstruction_a": 0.05 if gan.iteration < 15 else 1.2}
 
-    monkeypatch.setattr(FaceSwapGAN, "train_on_batch", explode)
+    monkeypatch.setattr(FaceSwapGAN, "train_on_batches", explode)
+
+
+class OnTheDevice:
+    """A loss that notes at which iteration it is looked at."""
+
+    def __init__(self, value, note):
+        self.value, self.note = value, note
+
+    def __array__(self, dtype=None, copy=None):
+        self.note()
+        return np.array(self.value, dtype)
+
+    def __float__(self):
+        self.note()
+        return float(self.value)
+
+
+@pytest.mark.parametrize("card", [False, True])
+def test_no_update_waits_for_the_device(faces, tmp_path, monkeypatch, card):
+    calls, looked = [], []
+    update = FaceSwapGAN.train_on_batches
+
+    def watched(gan, *batches):
+        logs = update(gan, *batches)
+        calls.append(gan.iteration)
+        note = lambda: looked.append(gan.iteration)  # noqa: E731
+        return {name: OnTheDevice(value, note) for name, value in logs.items()}
+
+    monkeypatch.setattr(FaceSwapGAN, "train_on_batches", watched)
+    monkeypatch.setattr("fsgan.training.train.has_graphics_card", lambda: card)
+    run_one(faces, tmp_path, 170, interrupt_at(51), preview_every=17)
+    # Losses are looked at before a checkpoint, too; the second phase begins at 34.
+    assert set(looked) == {10, 17, 20, 30, 34, 40, 50, 51}
+    alone = {*range(11, 21), *range(31, 41), 51}
+    assert calls == sorted(alone | {10, 30, 50} if card else range(1, 52))
 
 
 @pytest.mark.usefixtures("exploding")
@@ -458,7 +493,7 @@ def test_one_person_trains_alone(faces, tmp_path):
 @pytest.fixture
 def clock(monkeypatch):
     """A clock by which each update takes a second, and nothing else any time."""
-    now, update = [0.0], FaceSwapGAN.train_on_batch
+    now, update = [0.0], FaceSwapGAN.train_on_batches
 
     def train_for_a_second(gan, *batches):
         now[0] += 1
@@ -467,7 +502,7 @@ def clock(monkeypatch):
     monkeypatch.setattr(
         "fsgan.training.train.time", SimpleNamespace(monotonic=lambda: now[0])
     )
-    monkeypatch.setattr(FaceSwapGAN, "train_on_batch", train_for_a_second)
+    monkeypatch.setattr(FaceSwapGAN, "train_on_batches", train_for_a_second)
 
 
 @pytest.mark.usefixtures("clock")

@@ -21,6 +21,7 @@ from fsgan.models.precision import renamed_out_of_memory
 
 LossFunction = Callable[[], tuple[Tensor, dict[str, Tensor]]]
 Step = Callable[..., dict[str, Tensor]]
+CompiledStep = Callable[[Sequence[tuple]], dict[str, Tensor]]
 
 
 def minimize(
@@ -47,11 +48,13 @@ def minimize(
     return _of_backend(_MINIMIZE)(loss_function, variables, optimizer)
 
 
-def compile_step(step: Step, variables: Iterable[keras.Variable]) -> Step:
-    """Compiles a step of training, once for each combination of shapes and dtypes.
+def compile_step(step: Step, variables: Iterable[keras.Variable]) -> CompiledStep:
+    """Compiles a step of training to be taken once or several times in one call.
 
-    Values may change from call to call without cost, Python values that `step` closes
-    over are frozen.
+    A graphics card then goes from step to step without a word from the processor. It is
+    compiled once for each number of steps and combination of shapes and dtypes. Values
+    may change from call to call without cost, Python values that `step` closes over are
+    frozen.
 
     With a `keras.distribution.DataParallel` in force, on JAX alone, the batch is spread
     over its devices. It has to be in force before the first variable is created. With
@@ -64,7 +67,9 @@ def compile_step(step: Step, variables: Iterable[keras.Variable]) -> Step:
             optimizers and seed generators.
 
     Returns:
-        The compiled step, from the same nesting of NumPy arrays to scalars by name.
+        The compiled steps, from a sequence with the arguments of each, of the same
+        nesting of NumPy arrays, to the scalars of all by name, (steps,) each. They are
+        still being computed, on a graphics card: to look at one is to wait for it.
         Arrays of one dimension or more are batches along their first one. On JAX a call
         invalidates the arrays that were the variables' values.
 
@@ -151,6 +156,11 @@ def _to_tensors(arguments: tuple) -> tuple:
     return keras.tree.map_structure(ops.convert_to_tensor, arguments)
 
 
+def _stack(trees: Sequence):
+    """One nesting of tensors from several alike, stacked along a new first axis."""
+    return keras.tree.map_structure(lambda *tensors: ops.stack(tensors), *trees)
+
+
 def _minimize_tensorflow(loss_function, variables, optimizer):
     import tensorflow as tf
 
@@ -167,7 +177,20 @@ def _compile_tensorflow(step, variables):
     import tensorflow as tf
 
     compiled = tf.function(step, autograph=False)
-    return lambda *arguments: compiled(*_to_tensors(arguments))
+
+    @tf.function(autograph=False)
+    def steps(calls):
+        if len(calls) == 1:
+            return _stack([compiled(*calls[0])])
+        logs = compiled.get_concrete_function(*calls[0]).structured_outputs
+        return tf.map_fn(
+            lambda arguments: compiled(*arguments),
+            _stack(calls),
+            fn_output_signature={name: log.dtype for name, log in logs.items()},
+            parallel_iterations=1,
+        )
+
+    return lambda calls: steps([_to_tensors(arguments) for arguments in calls])
 
 
 def _minimize_torch(loss_function, variables, optimizer):
@@ -184,7 +207,7 @@ def _minimize_torch(loss_function, variables, optimizer):
 
 
 def _compile_torch(step, variables):
-    return lambda *arguments: step(*_to_tensors(arguments))
+    return lambda calls: _stack([step(*_to_tensors(x)) for x in calls])
 
 
 # JAX transforms functions without side effects. While a step is traced, a scope stands
@@ -238,14 +261,20 @@ def _compile_jax(step, variables):
         finally:
             _traced_variables.reset(token)
 
-    compiled = jax.jit(pure_step, donate_argnums=0)
+    def pure_steps(values, calls):
+        if len(calls) == 1:
+            values, logs = pure_step(values, calls[0])
+            return values, _stack([logs])
+        return jax.lax.scan(pure_step, values, _stack(calls))
 
-    def call(*arguments):
+    compiled = jax.jit(pure_steps, donate_argnums=0)
+
+    def call(calls):
         if distribution is not None:
-            arguments = keras.tree.map_structure(
-                lambda array: _shard(np.asarray(array), distribution), arguments
+            calls = keras.tree.map_structure(
+                lambda array: _shard(np.asarray(array), distribution), calls
             )
-        values, logs = compiled([variable.value for variable in variables], arguments)
+        values, logs = compiled([variable.value for variable in variables], calls)
         _assign(variables, values)
         return logs
 

@@ -178,23 +178,26 @@ class FaceSwapGAN:
         step = self.train_step if fused else self.train_step_separately
         self._compiled_step = compile_step(step, self._all_variables())
 
-    def train_on_batch(self, *batches: Batch) -> dict[str, float]:
-        """Updates discriminators and generators once.
+    def train_on_batches(self, *batches: Batch) -> dict[str, Tensor]:
+        """Updates discriminators and generators, once or several times in one call.
 
         Args:
-            *batches: As many batches as `batches_per_step`: one for everything, or one
-                for the discriminators and one for the generators.
+            *batches: As many batches for each update as `batches_per_step`: one for
+                everything, or one for the discriminators and one for the generators.
 
         Returns:
-            The value of each loss, weighted as it enters the sum.
+            The values of each loss, weighted as it enters the sum, float32 (updates,).
+            A graphics card may still be computing them: to look at one is to wait.
         """
+        each = self.batches_per_step
+        calls = [batches[i : i + each] for i in range(0, len(batches), each)]
         with uninterrupted():
-            logs = self._compiled_step(*batches)
-            self.iteration += 1
-        return {name: float(value) for name, value in logs.items()}
+            logs = self._compiled_step(calls)
+            self.iteration += len(calls)
+        return logs
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Updates every network from one forward pass; `train_on_batch` compiles it.
+        """Updates every network from one forward pass; `train_on_batches` compiles it.
 
         Args:
             batch: Faces of each side.

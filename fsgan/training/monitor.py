@@ -22,6 +22,8 @@ from fsgan.media.writer import VideoWriter
 from fsgan.validation import AboveZero, checked
 
 if TYPE_CHECKING:  # else looking at old losses would start Keras
+    from keras import KerasTensor as Tensor
+
     from fsgan.training.gan import FaceSwapGAN
 
 log = logging.getLogger(__name__)
@@ -72,6 +74,7 @@ class TrainingLog:
             if path.stem.isdigit() and int(path.stem) > iteration:
                 path.unlink()
         self._events = _open_events(model_dir / TENSORBOARD, iteration)
+        self._pending: list[tuple[int, dict[str, Tensor]]] = []  # perhaps on a card
         self._values: dict[str, list[float]] = defaultdict(list)  # since the last line
         self._first: dict[str, float] = {}  # by name of a reconstruction
         self._best: dict[str, float] = {}
@@ -85,6 +88,8 @@ class TrainingLog:
 
     def __exit__(self, *error: object) -> None:
         """Closes the TensorBoard file; a very short training leaves one line, too."""
+        with suppress(FloatingPointError):
+            self._fetch()
         if self._values and not self._losses.rows:
             self._losses.add(self._iteration, _means(self._values))
         if self._events:
@@ -92,18 +97,28 @@ class TrainingLog:
 
     @property
     def healthy(self) -> bool:
-        """Whether no reconstruction seems to explode: a state worth a checkpoint."""
+        """Whether no reconstruction seems to explode: a state worth a checkpoint.
+
+        Raises:
+            FloatingPointError: As of `add`.
+        """
+        self._fetch()
         pending = _means(self._values)
         exploding = (self._is_bad(name, value) for name, value in pending.items())
         return not any(self._bad_lines.values()) and not any(exploding)
 
-    def add(self, iteration: int, losses: dict[str, float]) -> dict[str, float] | None:
-        """Takes in the losses of one iteration; writes a line at every tenth.
+    def add(
+        self, iteration: int, losses: "dict[str, Tensor]"
+    ) -> dict[str, float] | None:
+        """Takes in the losses of some iterations; writes a line at every tenth.
+
+        Only then are they looked at, as a graphics card would have to be waited for.
 
         Args:
-            iteration: Updates done so far.
-            losses: Value of each loss by name, such as "reconstruction_a". A name that
-                was not there before gets a column of its own.
+            iteration: Updates done so far. One call's updates are all of one line.
+            losses: Values of each loss by name, such as "reconstruction_a", of the last
+                updates up to this one, float (updates,) or one number. A name that was
+                not there before gets a column of its own.
 
         Returns:
             The means since the last line where a line was written, else None.
@@ -114,13 +129,10 @@ class TrainingLog:
                 0.5, 1.5 times its best and what it was at first.
         """
         self._iteration = iteration
-        for name, value in losses.items():
-            self._values[name].append(value)
-            if not abs(value) < _LARGEST:
-                self._bad_lines[name] += 1
-                raise _exploded(f"is {value:.3g}", name, iteration)
+        self._pending.append((iteration, losses))
         if iteration % LOG_EVERY:
             return None
+        self._fetch()
         means = _means(self._values)
         self._values.clear()
         if self._losses.add(iteration, means) and self._events:
@@ -153,6 +165,22 @@ class TrainingLog:
             self._events.add_scalars(iteration, "held_out", errors)
         if picture is not None and self._events:
             self._events.add_picture(iteration, picture)
+
+    def _fetch(self) -> None:
+        """Waits for the losses of the last iterations, and refuses wild ones."""
+        from keras.ops import convert_to_numpy
+
+        pending, self._pending = self._pending, []
+        for last, losses in pending:
+            for name, tensor in losses.items():
+                values = np.atleast_1d(convert_to_numpy(tensor))
+                self._values[name] += values.tolist()
+                wild = ~(np.abs(values) < _LARGEST)
+                if wild.any():
+                    self._bad_lines[name] += 1
+                    first = wild.argmax()
+                    iteration = last - len(values) + 1 + first
+                    raise _exploded(f"is {values[first]:.3g}", name, iteration)
 
     def _note(self, means: dict[str, float]) -> None:
         """Remembers what each reconstruction was at first and at best."""

@@ -25,11 +25,16 @@ from fsgan.models.checkpoint import (
     transfer_weights,
 )
 from fsgan.models.networks import ModelConfig
-from fsgan.models.precision import computing_in, fastest_precision
+from fsgan.models.precision import (
+    computing_in,
+    fastest_precision,
+    has_graphics_card,
+)
 from fsgan.models.vggface import load_vggface
 from fsgan.training.backend import explained_out_of_memory
 from fsgan.training.gan import FaceSwapGAN, Phase
 from fsgan.training.monitor import (
+    LOG_EVERY,
     PREVIEWS,
     TrainingLog,
     draw_preview,
@@ -205,6 +210,7 @@ class _Training:
         self.trained, self.held_out = zip(*splits, strict=True)
         self.on_preview = on_preview
         self.minutes = minutes
+        self.phase: Phase | None = None
         self.reached = 0.0  # share of the schedule when this run began
         self.seconds_before = 0.0  # of training, before this run
         self.began = time.monotonic()
@@ -303,7 +309,8 @@ class _Training:
             last = self.position >= self.end
             while not last:
                 self.enter_phase()
-                losses = gan.train_on_batch(*islice(stream, gan.batches_per_step))
+                taken = self.updates_at_once() * gan.batches_per_step
+                losses = gan.train_on_batches(*islice(stream, taken))
                 bar.update(self.position - bar.n)
                 if means := self.log.add(gan.iteration, losses):
                     bar.set_postfix(_summary(means))
@@ -315,11 +322,30 @@ class _Training:
     def enter_phase(self) -> None:
         """Puts in force what the schedule asks for now."""
         gan, phase = self.gan, phase_at(self.progress)
+        if phase == self.phase:
+            return
+        self.phase = phase
         gan.enter_phase(phase)
         may_swap = self.settings.swap_decoders and gan.config.people == 2
         if may_swap and phase.decoders_swapped and not gan.decoders_swapped:
             log.info("iteration %d: the decoders are swapped", gan.iteration)
             gan.swap_decoders()
+
+    def updates_at_once(self) -> int:
+        """Updates before the next one that there is something to do after.
+
+        A card takes those of a line of the log in one call, a processor gains nothing.
+        """
+        first, every = self.gan.iteration, self.settings.preview_every
+        last = first + LOG_EVERY - 1
+        if not has_graphics_card() or first % LOG_EVERY or last % every < LOG_EVERY - 1:
+            return 1
+        if self.minutes is None and (
+            last >= self.end
+            or phase_at(max(self.reached, last / self.end)) != self.phase
+        ):
+            return 1
+        return LOG_EVERY
 
     def save(self) -> Path | None:
         """Writes a checkpoint unless the losses seem to explode; returns the newest."""
