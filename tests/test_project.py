@@ -123,7 +123,7 @@ PUBLIC = """
 AugmentationSettings: rotation zoom shift flip color_match motion_blur
 ConvertSettings: direction color color_smoothing blend min_alpha feather sharpen
     enhance smoothing min_face min_confidence search_every layout layers crf
-    lossless mark label certificate private_key engine
+    lossless encoder mark label certificate private_key engine
 DoctorSettings: blur min_confidence min_size near_duplicate
 FaceSwapper: model_dir settings
 LossWeights: adversarial reconstruction eyes edge perceptual cyclic sparsity hinge

@@ -188,6 +188,7 @@ def test_of_two_faces_the_larger_is_in_front(gray_model, portrait, face):
         ({"direction": "BtoB"}, "direction must be 'AtoB' or 'BtoA', got"),
         ({"color": "yuv"}, "color must be .*'hist_match', got 'yuv'"),
         ({"blend": "add"}, "blend must be .*'poisson'.*, got 'add'"),
+        ({"encoder": "card"}, "encoder must be 'software' or 'nvenc', got 'card'"),
         ({"engine": "steam"}, "engine must be .*'auto'.*, got 'steam'"),
         ({"color_smoothing": 1}, "color_smoothing must be less than 1, got 1"),
         ({"sharpen": -1}, "sharpen must be greater than or equal to 0, got -1"),

@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from clips import (
     times_of,
 )
 
+from fsgan.media import encoding
 from fsgan.media.decoding import clock_start
 from fsgan.media.images import list_images, read_image
 from fsgan.media.reader import probe, read_frames
@@ -621,6 +623,9 @@ def test_outputs_that_cannot_be_made_are_said(tmp_path):
         ({"crf": 52}, r"crf must lie in 0\.\.51, got 52"),
         ({"start": -1}, "start must be at least 0 seconds, got -1"),
         ({"start": 2, "end": 1}, "end must be after start"),
+        ({"encoder": "gpu"}, "encoder must be 'software' or 'nvenc', got 'gpu'"),
+        ({"path": "a.webm", "encoder": "nvenc"}, "'nvenc' makes H.264: .* a.webm"),
+        ({"path": "a.mkv", "encoder": "nvenc", "lossless": True}, "leave out lossless"),
         ({"lossless": True}, r"lossless needs a path that ends in \.mkv, got clip"),
         ({"path": "a", "lossless": True}, r"lossless needs .* \.mkv, got a"),
     ],
@@ -629,6 +634,41 @@ def test_settings_out_of_range_are_refused(options, message):
     settings = {"path": "clip.mp4", "width": 64, "height": 48, "fps": 25, **options}
     with pytest.raises(ValueError, match=message):
         VideoWriter(**settings)
+
+
+NO_NVENC = "h264_nvenc.* cannot encode 256x192 pixels: it needs an NVIDIA card, its"
+
+
+@pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="has a card")
+def test_without_a_card_its_encoder_is_refused_before_the_work():
+    with pytest.raises(ValueError, match=NO_NVENC) as raised:
+        VideoWriter("clip.mp4", 256, 192, 25, encoder="nvenc", crf=20)
+    if "h264_nvenc" in av.codecs_available:
+        asked = raised.value.__cause__.filename  # what FFmpeg was called with
+        assert "'cq': '20'" in asked and "'b': '0'" in asked and "'bf': '0'" in asked
+
+
+def test_an_encoder_that_ffmpeg_lacks_is_refused(monkeypatch):
+    monkeypatch.setattr(encoding, "_NVENC", "h264_nvenc_of_another_build")
+    with pytest.raises(ValueError, match=NO_NVENC):
+        VideoWriter("clip.mp4", 256, 192, 25, encoder="nvenc")
+
+
+def test_on_a_card_every_part_and_the_whole_are_set_up_alike(tmp_path, monkeypatch):
+    add_video, asked = encoding._add_video, []
+
+    def in_software(container, video_format):  # in the place of the card
+        asked.append((video_format.codec, video_format.options))
+        options = {"bf": "0"}
+        stand_in = replace(video_format, codec="libx264", options=options)
+        return add_video(container, stand_in)
+
+    monkeypatch.setattr(encoding, "_add_video", in_software)
+    path = write(tmp_path / "clip.mkv", gray_pictures(3), encoder="nvenc", crf=0)
+    assert probe(path).frame_count == 3
+    quality = {"rc": "vbr", "cq": "1", "b": "0", "preset": "p4", "bf": "0"}
+    # To see whether it opens, for the part, and for the headers of the whole.
+    assert asked == [("h264_nvenc", quality)] * 3
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ from fractions import Fraction
 from heapq import merge
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import av
 import numpy as np
+from av.codec.codec import UnknownCodecError
 from av.codec.context import Flags
 from av.container import InputContainer, OutputContainer
 from av.error import FFmpegError
@@ -23,8 +24,11 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 
 from fsgan.media.decoding import film_start, open_media
 from fsgan.media.sound import Codecs, carry_over
+from fsgan.validation import check
 
 OUTPUT_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
+Encoder = Literal["software", "nvenc"]  # the processor, or an NVIDIA card
+_NVENC = "h264_nvenc"
 # What phones, browsers and QuickTime play from an mp4; Opus is not for QuickTime.
 _QUICKTIME_SOUND = ("aac", "mp3", "ac3", "eac3", "alac")
 
@@ -56,7 +60,13 @@ class VideoFormat:
 
 
 def choose_format(
-    path: Path, width: int, height: int, fps: Fraction, crf: int, lossless: bool
+    path: Path,
+    width: int,
+    height: int,
+    fps: Fraction,
+    crf: int,
+    lossless: bool,
+    encoder: Encoder = "software",
 ) -> VideoFormat:
     """Choose how to encode by the suffix of the output and `VideoWriter`'s settings.
 
@@ -75,6 +85,12 @@ def choose_format(
         raise ValueError(f"crf must lie in 0..51, got {crf}")
     if lossless and suffix != ".mkv":
         raise ValueError(f"lossless needs a path that ends in .mkv, got {path}")
+    check("encoder", encoder, Encoder)
+    if encoder == "nvenc" and (lossless or suffix == ".webm"):
+        raise ValueError(
+            "encoder='nvenc' makes H.264: give a path that ends in .mp4, .mov or .mkv, "
+            f"and leave out lossless, got {path}"
+        )
     frames = width, height, fps
     all_copied = Codecs(None, "libopus", "subrip")
     if lossless:
@@ -92,6 +108,9 @@ def choose_format(
     # variable rate a wrong length.
     options = {"crf": str(crf), "preset": "veryfast", "bf": "0"}
     h264 = *frames, "libx264", "yuv420p", options
+    if encoder == "nvenc":  # to its "cq", 0 is a quality of its own choice
+        quality = {"rc": "vbr", "cq": str(max(crf, 1)), "b": "0"}
+        h264 = *frames, _NVENC, "yuv420p", quality | {"preset": "p4", "bf": "0"}
     if suffix == ".mkv":
         return VideoFormat(*h264, all_copied)
     sound = (*_QUICKTIME_SOUND, "opus") if suffix == ".mp4" else _QUICKTIME_SOUND
@@ -116,16 +135,20 @@ def check_encoder(video_format: VideoFormat) -> None:
     """Raise where an encoder does not take the frames, before there is any.
 
     Raises:
-        ValueError: they are too large, or too small, for it.
+        ValueError: they are too large, or too small, for it, or it is not there.
     """
     try:
         with av.open(os.devnull, "w", format="null") as container:
             _add_video(container, video_format)
             container.start_encoding()
-    except FFmpegError as error:
+    except (FFmpegError, UnknownCodecError) as error:
+        remedy = "write another kind of video, or pictures"
+        if video_format.codec == _NVENC:
+            remedy = "it needs an NVIDIA card, its driver and an FFmpeg with NVENC; "
+            remedy += "else leave encoder='software'"
         raise ValueError(
             f"{video_format.codec} cannot encode {video_format.width}x"
-            f"{video_format.height} pixels: write another kind of video, or pictures"
+            f"{video_format.height} pixels: {remedy}"
         ) from error
 
 

@@ -26,6 +26,7 @@ from fsgan.media.decoding import open_media
 from fsgan.media.encoding import (
     OUTPUT_SUFFIXES,
     Cut,
+    Encoder,
     PartWriter,
     check_encoder,
     choose_format,
@@ -97,6 +98,7 @@ class VideoWriter:
     crf: int = 18  # constant quality on x264's scale, 0 (best) to 51 (worst)
     metadata: dict[str, str] | None = None  # tags of the file
     lossless: bool = False  # every pixel exact, odd sizes too; .mkv only
+    encoder: Encoder = "software"  # "nvenc": H.264 by an NVIDIA card
     xmp: bytes | None = None  # XMP packet for each picture
     # Called with the whole file (or folder) before it takes its name, to mark or sign.
     finish: Callable[[Path], None] | None = None
@@ -118,8 +120,9 @@ class VideoWriter:
         self.fps = Fraction(self.fps).limit_denominator(100_000)
         # Pictures have no codec: only the settings are checked.
         checked = Path("pictures.mkv") if self._as_pictures else self.path
+        size = self.width, self.height
         self._format = choose_format(
-            checked, self.width, self.height, self.fps, self.crf, self.lossless
+            checked, *size, self.fps, self.crf, self.lossless, self.encoder
         )
         self._start, self._end = time_limits(self.start, self.end)
         if not self._as_pictures:

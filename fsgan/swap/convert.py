@@ -250,6 +250,7 @@ def convert_video(
         end=end,
         crf=settings.crf,
         lossless=settings.lossless,
+        encoder=settings.encoder,
     )
     writer(settings={})  # fails before the first pass
     began = time.perf_counter()

@@ -12,6 +12,7 @@ from fsgan.faces.detector import FaceDetector, MinConfidence, MinFace
 from fsgan.faces.geometry import Face, align, crop_matrix
 from fsgan.faces.pose import without_profiles
 from fsgan.faces.tracking import FaceTracker
+from fsgan.media.encoding import Encoder
 from fsgan.media.prefetch import prefetch_map
 from fsgan.media.provenance import draw_label
 from fsgan.swap.color import COLOR_METHODS, ColorMatcher
@@ -54,6 +55,7 @@ class ConvertSettings:
         layers: also write faces, masks and matrices as files beside a video.
         crf: quality of a video, 0 best to 51.
         lossless: every pixel as it was made, .mkv only.
+        encoder: "software"; or "nvenc", H.264 by an NVIDIA card.
         mark: whether the file says that it is synthetic.
         label: whether the picture says so, too.
         certificate: PEM file to sign with; None: a key made for this one file.
@@ -77,6 +79,7 @@ class ConvertSettings:
     layers: bool = False
     crf: Annotated[int, Field(ge=0, le=51)] = 18
     lossless: bool = False
+    encoder: Encoder = "software"
     mark: bool = True
     label: bool = False
     certificate: str | None = None
