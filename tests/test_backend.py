@@ -25,6 +25,7 @@ import fsgan
 from fsgan.data.dataset import Batch, Samples
 from fsgan.models.checkpoint import latest_checkpoint, read_settings
 from fsgan.models.networks import ModelConfig
+from fsgan.models.precision import computing_in
 from fsgan.training.backend import (
     compile_step,
     explained_out_of_memory,
@@ -135,6 +136,41 @@ def branch():
     return {"after": after, "traces": len(traces)}
 
 
+def overflow():
+    """Two steps down 3·x·w in float16, with d inside of the loss; x is four ones.
+
+    The first scale of the loss is 2**15: 3·2**15 is more than float16 holds.
+    """
+    d = variable(2)
+    with computing_in("float16"):
+        layer = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+        layer.build((None, 4))
+    optimizers = {}
+    for name, owned in {"w": layer.kernel, "d": d}.items():
+        optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
+        optimizer.build([owned])
+        optimizers[name] = optimizer
+
+    def step(x):
+        def loss():
+            minimize(lambda: (d * d, {}), [d], optimizers["d"])
+            value = 3 * ops.sum(ops.cast(layer(x), "float32"))
+            return value, {"loss": value}
+
+        return minimize(loss, [layer.kernel], optimizers["w"])
+
+    state = [v for optimizer in optimizers.values() for v in optimizer.variables]
+    compiled = compile_step(step, [layer.kernel, d, *state])
+    after = []
+    for _ in range(2):
+        logs = compiled([(np.ones((1, 4), np.float32),)])
+        scales = {name: it.dynamic_scale for name, it in optimizers.items()}
+        after.append(numbers(logs) | {"d": float(np.array(d))})
+        after[-1]["w"] = np.array(layer.kernel)[:, 0].tolist()
+        after[-1]["scales"] = numbers(scales)
+    return after
+
+
 FULL = ModelConfig(64, "lite", latent=64)
 SMALL = ModelConfig(
     64, "lite", "none", attention=False, mask=False, discriminators=False, latent=16
@@ -144,9 +180,9 @@ SMALL = ModelConfig(
 QUICK = fsgan.recipe("quick")
 
 
-def gan_steps(model, losses=None):
+def gan_steps(model, losses=None, precision="float32"):
     """Losses of two steps from weights that are the same on all backends."""
-    gan = FaceSwapGAN(model, losses)
+    gan = FaceSwapGAN(model, losses, precision=precision)
     rng = np.random.default_rng(0)
     for network in gan.networks.values():
         for weight in network.trainable_variables:
@@ -179,10 +215,11 @@ def attention():
 
 
 def everything():
-    cases = (square, together, nested, branch, attention)
+    cases = (square, together, nested, branch, overflow, attention)
     results = {case.__name__: case() for case in cases}
     quick = gan_steps(QUICK.model, QUICK.settings.losses)[1]
     models = {"full": gan_steps(FULL)[1], "small": gan_steps(SMALL)[1], "quick": quick}
+    models["half"] = gan_steps(QUICK.model, QUICK.settings.losses, "float16")[1]
     return results | models
 
 
@@ -386,6 +423,26 @@ def test_attention_is_exact_and_never_holds_its_map(results, backend):
     found = results[backend]["attention"]
     assert found["error"] < 1e-5
     assert 2**20 <= found["largest"] <= 2**21
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_gradient_that_overflows_skips_its_update_and_halves_its_scale(
+    results, backend
+):
+    # d² has the gradient 2d: 2 - 0.1·4, 1.6 - 0.1·3.2. That of w is 3; once, infinity.
+    first, second = results[backend]["overflow"]
+    assert (first["loss"], first["w"], second["loss"]) == (12, [1] * 4, 12)
+    assert first["scales"] == {"w": 2**14, "d": 2**15}
+    assert second["scales"] == first["scales"]
+    assert second["w"] == pytest.approx([0.7] * 4, abs=1e-3)
+    assert (first["d"], second["d"]) == pytest.approx((1.6, 1.28))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_float16_has_the_losses_of_float32(results, backend):
+    pairs = zip(results[backend]["half"], results[backend]["quick"], strict=True)
+    for found, expected in pairs:
+        assert found == pytest.approx(expected, rel=1e-2)
 
 
 @pytest.mark.parametrize("model", ["full", "small", "quick"])

@@ -321,7 +321,7 @@ def test_the_recipes_differ_by_their_ideas():
     [
         ({"adversarial_loss": "wgan"}, "'mixup_lsgan' or 'relativistic_avg_lsgan'"),
         ({"updates": "both"}, "updates must be 'fused' or 'separate', got 'both'"),
-        ({"precision": "float16"}, "precision must be 'float32' or 'bfloat16'"),
+        ({"precision": "half"}, "precision must be 'float32', 'bfloat16' or 'float16'"),
         (
             {"config": recipe("single").model, "weights": losses.LossWeights(cyclic=1)},
             "the cyclic loss needs two persons",

@@ -1,3 +1,7 @@
+import re
+import sys
+from types import SimpleNamespace
+
 import keras
 import pytest
 
@@ -33,21 +37,57 @@ def test_only_a_lack_of_memory_is_renamed(run, raised):
 
 
 @pytest.mark.parametrize(
-    ("backend", "instructions", "graphics_card", "fastest"),
+    ("backend", "instructions", "fastest"),
     [
-        ("tensorflow", True, False, "bfloat16"),
-        ("tensorflow", True, True, "float32"),
-        ("tensorflow", False, False, "float32"),
-        ("torch", True, False, "bfloat16"),
-        ("jax", True, False, "float32"),
+        ("tensorflow", True, "bfloat16"),
+        ("tensorflow", False, "float32"),
+        ("torch", True, "bfloat16"),
+        ("jax", True, "float32"),
     ],
 )
 def test_bfloat16_is_for_processors_that_have_it(
-    backend, instructions, graphics_card, fastest, monkeypatch
+    backend, instructions, fastest, monkeypatch
 ):
     monkeypatch.setattr(keras.backend, "backend", lambda: backend)
     monkeypatch.setattr(precision, "_has_bfloat16", lambda: instructions)
-    monkeypatch.setattr(precision, "has_graphics_card", lambda: graphics_card)
+    monkeypatch.setattr(precision, "has_graphics_card", lambda: False)
+    assert fastest_precision() == fastest
+
+
+def module_of(backend, capability):
+    """What a backend's package is asked for, where there is a card."""
+    numbers = capability and tuple(map(int, re.findall(r"\d+", capability)))
+    if backend == "torch":
+        cuda = {"is_available": lambda: True, "get_device_capability": lambda: numbers}
+        return SimpleNamespace(cuda=SimpleNamespace(**cuda))
+    if backend == "jax":
+        found = {"compute_capability": capability} if capability else {}
+        devices = [SimpleNamespace(**found)]
+        return SimpleNamespace(default_backend=lambda: "gpu", devices=lambda: devices)
+    details = {"compute_capability": numbers} if numbers else {}
+    experimental = SimpleNamespace(get_device_details=lambda card: details)
+    config = {"list_physical_devices": lambda kind: ["a card"]}
+    return SimpleNamespace(config=SimpleNamespace(experimental=experimental, **config))
+
+
+@pytest.mark.parametrize(
+    ("backend", "capability", "fastest"),
+    [
+        *((name, "9.0", "bfloat16") for name in ("torch", "jax", "tensorflow")),
+        *((name, "7.5", "float16") for name in ("torch", "jax", "tensorflow")),
+        *((name, "6.1", "float32") for name in ("torch", "jax", "tensorflow")),
+        ("torch", "8.0", "bfloat16"),
+        ("jax", "12.0", "bfloat16"),
+        ("jax", "gfx942", "bfloat16"),
+        ("jax", None, "bfloat16"),  # a TPU
+        ("tensorflow", None, "float32"),
+    ],
+)
+def test_a_card_computes_in_what_its_generation_is_fastest_in(
+    backend, capability, fastest, monkeypatch
+):
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    monkeypatch.setitem(sys.modules, backend, module_of(backend, capability))
     assert fastest_precision() == fastest
 
 
@@ -60,6 +100,6 @@ def test_the_precision_holds_while_networks_are_built_even_if_that_fails():
 
 
 def test_another_precision_is_refused():
-    message = "precision must be 'float32' or 'bfloat16', got 'half'"
+    message = "precision must be 'float32', 'bfloat16' or 'float16', got 'half'"
     with pytest.raises(ValueError, match=message), computing_in("half"):
         pass

@@ -506,6 +506,23 @@ def clock(monkeypatch):
 
 
 @pytest.mark.usefixtures("clock")
+def adam(folder):
+    with np.load(folder / "optimizer_generator.npz") as state:
+        return dict(state)
+
+
+def test_a_training_goes_on_in_another_precision_with_adams_moments(faces, tmp_path):
+    before = adam(run_one(faces, tmp_path, 1))
+    for iterations, precision in ((2, "float16"), (3, "float32")):
+        after = adam(run_one(faces, tmp_path, iterations, precision=precision))
+        assert after.keys() == before.keys()
+        assert after["0"] == iterations
+        velocities = [name for name in before if int(name) > 2 and int(name) % 2]
+        for name in velocities:  # a mean of squares, which decays by 0.999 an update
+            assert (after[name] >= 0.998 * before[name]).all()
+        before = after
+
+
 def test_minutes_scale_the_schedule_and_a_second_call_trains_on(faces, tmp_path, steps):
     settings = replace(ONE, perceptual="off", batch_size=1, precision="float32")
     for minutes in (1 / 6, 1 / 12):
@@ -617,7 +634,7 @@ def test_masks_beside_the_faces_are_found(faces, tmp_path, monkeypatch):
             "perceptual must be 'auto', 'required' or 'off', got True",
         ),
         ({"updates": "both"}, "updates must be 'fused' or 'separate', got 'both'"),
-        ({"precision": "half"}, "precision must be 'auto', 'float32' or 'bfloat16'"),
+        ({"precision": "half"}, "precision must be 'auto', 'float32', 'bfloat16' or "),
     ],
 )
 def test_wrong_settings_are_named(settings, message):

@@ -10,7 +10,11 @@ import keras
 
 from fsgan.validation import check
 
-_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}  # of Keras
+_POLICIES = {  # of Keras
+    "float32": "float32",
+    "bfloat16": "mixed_bfloat16",
+    "float16": "mixed_float16",
+}
 _SIGNS_OF_NO_MEMORY = "resource_exhausted|out of memory|oom when|can't allocate"
 
 
@@ -19,10 +23,10 @@ def computing_in(precision: str) -> Iterator[None]:
     """Builds networks that compute in a precision; their weights are float32.
 
     Args:
-        precision: "float32" or "bfloat16".
+        precision: "float32", "bfloat16" or "float16".
 
     Raises:
-        ValueError: The precision is neither.
+        ValueError: The precision is none of these.
     """
     check("precision", precision, Literal[*_POLICIES])
     before = keras.config.dtype_policy()
@@ -34,12 +38,20 @@ def computing_in(precision: str) -> Iterator[None]:
 
 
 def fastest_precision() -> str:
-    """Tells which precision is faster on this machine, "bfloat16" or "float32".
+    """Tells which precision is fastest on this machine.
 
-    Processors with bfloat16 instructions are faster with it on TensorFlow and PyTorch;
-    all others emulate it slowly.
+    Returns:
+        On a graphics card "bfloat16" from Ampere on, "float16" on Volta and Turing (T4)
+        and "float32" on older ones; "bfloat16" on other accelerators of JAX. On a
+        processor "bfloat16" with TensorFlow or PyTorch where it has instructions for
+        it, else, as it would emulate it slowly, "float32".
     """
-    if keras.backend.backend() == "jax" or not _has_bfloat16() or has_graphics_card():
+    if has_graphics_card():
+        generation = _compute_capability()
+        return {7: "float16"}.get(
+            generation, "bfloat16" if generation > 7 else "float32"
+        )
+    if keras.backend.backend() == "jax" or not _has_bfloat16():
         return "float32"
     return "bfloat16"
 
@@ -68,6 +80,24 @@ def _has_bfloat16() -> bool:
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+
+
+def _compute_capability() -> int:
+    """Of the card, its whole part: 7 is Volta or Turing, 8 Ampere, 0 not known."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.cuda.get_device_capability()[0]
+    if keras.backend.backend() == "jax":
+        import jax
+
+        whole = getattr(jax.devices()[0], "compute_capability", "").partition(".")[0]
+        return int(whole) if whole.isdigit() else 8  # a TPU, AMD's: bfloat16, too
+    import tensorflow as tf
+
+    card = tf.config.list_physical_devices("GPU")[0]
+    details = tf.config.experimental.get_device_details(card)
+    return details.get("compute_capability", (0, 0))[0]
 
 
 def has_graphics_card() -> bool:

@@ -40,7 +40,8 @@ def minimize(
         loss_function: Returns the loss, a float32 scalar, and its terms, float32
             scalars by name.
         variables: What to move; the optimizer is built for them.
-        optimizer: Turns gradients into updates.
+        optimizer: Turns gradients into updates. A `LossScaleOptimizer` scales the loss;
+            where a gradient is not finite it halves the scale and updates nothing else.
 
     Returns:
         The terms, as of before the update.
@@ -168,6 +169,7 @@ def _minimize_tensorflow(loss_function, variables, optimizer):
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(values)
         loss, logs = loss_function()
+        loss = optimizer.scale_loss(loss)
     gradients = tape.gradient(loss, values, unconnected_gradients="zero")
     optimizer.apply(gradients, variables)
     return logs
@@ -199,7 +201,7 @@ def _minimize_torch(loss_function, variables, optimizer):
     values = [variable.value for variable in variables]
     loss, logs = loss_function()
     gradients = torch.autograd.grad(
-        loss, values, allow_unused=True, materialize_grads=True
+        optimizer.scale_loss(loss), values, allow_unused=True, materialize_grads=True
     )
     with torch.no_grad():
         optimizer.apply(gradients, variables)
@@ -235,14 +237,21 @@ def _minimize_jax(loss_function, variables, optimizer):
     def loss_of(values):
         _assign(variables, values)
         loss, logs = loss_function()
-        return loss, (OrderedDict(logs), [variable.value for variable in everything])
+        after = [variable.value for variable in everything]
+        return optimizer.scale_loss(loss), (OrderedDict(logs), after)
 
     values = [variable.value for variable in variables]
     gradients, (logs, after) = jax.grad(loss_of, has_aux=True)(values)
     # What the loss function assigned must leave its trace as a result.
     _assign(everything, after)
-    # An outer loss would be differentiated through this update.
-    optimizer.apply(jax.lax.stop_gradient(gradients), variables)
+    # An outer loss would be differentiated through this update. A loss scale updates in
+    # a branch, where nothing may be assigned.
+    updated, state = optimizer.stateless_apply(
+        [variable.value for variable in optimizer.variables],
+        jax.lax.stop_gradient(gradients),
+        [variable.value for variable in variables],
+    )
+    _assign([*variables, *optimizer.variables], [*updated, *state])
     return logs
 
 

@@ -130,8 +130,9 @@ class FaceSwapGAN:
                 "separate" updates discriminator A, discriminator B, generator A and
                 generator B one after the other, each from a pass of its own, the
                 generators on a batch of their own, as the original does.
-            precision: "float32", or "bfloat16" for what the networks compute; weights
-                and losses are float32 in either.
+            precision: "float32", or "bfloat16" or "float16" for what the networks
+                compute; weights and losses are float32 in each. Under float16 the loss
+                is scaled, and a part of which a gradient overflows skips that update.
             vggface: Features for the perceptual loss, as of
                 `fsgan.models.vggface.load_vggface`; None trains without it.
 
@@ -166,7 +167,14 @@ class FaceSwapGAN:
             part: keras.optimizers.Adam(rate, beta_1=0.5, beta_2=0.999)
             for part, rate in self._learning_rates.items()
         }
-        for part, optimizer in self.optimizers.items():
+        # Around Adam, whose state is the same in every precision. The scale is not kept
+        # in checkpoints: it is found anew within a few updates.
+        scaled = keras.optimizers.LossScaleOptimizer
+        self._updating = {
+            part: scaled(adam) if precision == "float16" else adam
+            for part, adam in self.optimizers.items()
+        }
+        for part, optimizer in self._updating.items():
             optimizer.build(self.variables(part))
         self.scheduled = {
             name: keras.Variable(0.0, trainable=False, dtype="float32", name=name)
@@ -434,7 +442,7 @@ class FaceSwapGAN:
         self, part: str, loss_function: Callable[[], Loss]
     ) -> dict[str, Tensor]:
         """Moves a part one step down the gradient of its loss."""
-        return minimize(loss_function, self.variables(part), self.optimizers[part])
+        return minimize(loss_function, self.variables(part), self._updating[part])
 
     def _decoder_state(self, side: str) -> list[keras.Variable]:
         """A decoder's variables, and Adam's moments of those that are trained."""
@@ -449,7 +457,7 @@ class FaceSwapGAN:
 
     def _all_variables(self) -> list[keras.Variable]:
         """Everything that a step reads or writes."""
-        owners = [*self.networks.values(), *self.optimizers.values()]
+        owners = [*self.networks.values(), *self._updating.values()]
         if self._vggface:
             owners.append(self._vggface)
         variables = [variable for owner in owners for variable in owner.variables]

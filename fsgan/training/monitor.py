@@ -480,7 +480,7 @@ def _means(values: dict[str, list[float]]) -> dict[str, float]:
 def _exploded(what: str, name: str, iteration: int) -> FloatingPointError:
     return FloatingPointError(
         f"the loss {name} {what} at iteration {iteration}: train on from the last "
-        "checkpoint with a smaller learning_rate"
+        "checkpoint with a smaller learning_rate, or with precision='float32'"
     )
 
 

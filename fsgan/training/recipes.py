@@ -34,7 +34,7 @@ class TrainSettings:
         perceptual: "auto" with VGGFace if it is there; or "required", "off".
         swap_decoders: Whether, at 80 % of the training, they exchange persons.
         updates: "fused" all at once; or "separate", as the original does.
-        precision: "auto" is the faster one here; or "float32", "bfloat16".
+        precision: "auto" is the fastest one here; or "float32", "bfloat16", "float16".
         validation: Share of the faces held out to measure the progress, [0, 1).
         preview_every: Iterations between previews, each with a checkpoint.
         backup_every: Iterations between checkpoints kept for good.
@@ -54,7 +54,7 @@ class TrainSettings:
     perceptual: Literal["auto", "required", "off"] = "auto"
     swap_decoders: bool = True
     updates: Updates = "fused"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     validation: Annotated[FiniteFloat, Field(ge=0, lt=1)] = 0.05
     preview_every: Count = 300
     backup_every: Count = 5_000
