@@ -395,7 +395,7 @@ import os, signal, sys, time
 import fsgan
 from fsgan.swap import render
 from fsgan.swap.swapper import FaceSwapper
-render.PART_FRAMES = render.CHUNK_FRAMES = 2
+render.PART_FRAMES = 2
 compose, calls = FaceSwapper._compose, 0
 def killed_at_the_fifth(self, chunk):
     global calls
@@ -405,7 +405,10 @@ def killed_at_the_fifth(self, chunk):
         os.kill(os.getpid(), signal.SIGKILL)
     return compose(self, chunk)
 FaceSwapper._compose = killed_at_the_fifth
-fsgan.convert_video(*sys.argv[1:], fsgan.ConvertSettings(engine="float32"))
+source, out, model = sys.argv[1:]
+swapper = FaceSwapper(model, fsgan.ConvertSettings(engine="float32"))
+swapper.batch_size = 2
+fsgan.convert_video(source, out, swapper)
 """
 
 
@@ -418,8 +421,8 @@ def test_a_killed_conversion_goes_on_and_is_the_same(
     assert subprocess.run([sys.executable, *arguments], check=False).returncode == -9
     assert not out.exists()
     monkeypatch.setattr(render, "PART_FRAMES", 2)
-    monkeypatch.setattr(render, "CHUNK_FRAMES", 2)
     swapper = FaceSwapper(gray_model, ConvertSettings(engine="float32"))
+    swapper.batch_size = 2
     composed, compose = [], swapper._compose
     monkeypatch.setattr(
         swapper, "_compose", lambda chunk: composed.append(chunk) or compose(chunk)

@@ -12,12 +12,13 @@ import pytest
 from keras import layers, ops
 from skimage.data import astronaut
 
+from fsgan.faces.geometry import Face
 from fsgan.models.checkpoint import load_generator, save_checkpoint
 from fsgan.models.layers import SelfAttention
 from fsgan.models.networks import ModelConfig, build_networks
 from fsgan.swap import generator as module
 from fsgan.swap.generator import FaceGenerator, FewChannelConv2D
-from fsgan.swap.swapper import ENGINES
+from fsgan.swap.swapper import ENGINES, FaceSwapper
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +45,8 @@ def engines_agree():
     exact = network(faces.astype(np.float32) / 127.5 - 1)
     alpha, rgb = (ops.convert_to_numpy(x) for x in exact)
     settings = {"model": SimpleNamespace(resolution=16, coverage=0.8, network="v2.2")}
-    bounds = {"auto": 2, "bfloat16": 8, "mixed": 4, "float32": 0.1, "keras": 0.1}
+    bounds = {"auto": 2, "bfloat16": 8, "float16": 1, "mixed": 4}
+    bounds |= {"float32": 0.1, "keras": 0.1}
     with (
         patch.object(module, "load_generator", lambda *_: network),
         patch.object(module, "read_settings", lambda _: settings),
@@ -145,15 +147,20 @@ def test_alpha_and_rgb_are_those_of_the_network_in_their_ranges(
 
 
 @pytest.mark.parametrize(
-    ("fastest", "error", "engine", "tried"),
+    ("card", "fastest", "error", "engine", "tried"),
     [
-        ("bfloat16", 0.9, "bfloat16", ["bfloat16"]),
-        ("bfloat16", 1.1, "float32", ["bfloat16", "mixed", "float32"]),
-        ("float32", 0.9, "float32", ["float32"]),
+        (False, "bfloat16", 0.9, "bfloat16", ["bfloat16"]),
+        (False, "bfloat16", 1.1, "float32", ["bfloat16", "mixed", "float32"]),
+        (False, "float32", 0.9, "float32", ["float32"]),
+        (True, "bfloat16", 0.9, "bfloat16", ["bfloat16"]),
+        (True, "bfloat16", 1.1, "float32", ["bfloat16", "float16", "float32"]),
+        (True, "float16", 0.9, "float16", ["float16"]),
+        (True, "float16", np.nan, "float32", ["float16", "float32"]),
+        (True, "float32", 0.9, "float32", ["float32"]),
     ],
 )
-def test_auto_tries_bfloat16_where_it_is_fast_and_takes_it_where_it_is_accurate(
-    fastest, error, engine, tried, monkeypatch
+def test_auto_tries_half_precision_where_it_is_fast_and_takes_it_where_it_is_accurate(
+    card, fastest, error, engine, tried, monkeypatch
 ):
     network, seen = small_network(), []
 
@@ -161,6 +168,7 @@ def test_auto_tries_bfloat16_where_it_is_fast_and_takes_it_where_it_is_accurate(
         seen.append(engine)
         return network
 
+    monkeypatch.setattr(module, "has_graphics_card", lambda: card)
     monkeypatch.setattr(module, "fastest_precision", lambda: fastest)
     monkeypatch.setattr(module, "_error", lambda *_: error)
     monkeypatch.setattr(module, "_rebuild", rebuild)
@@ -193,6 +201,27 @@ def test_faces_do_not_depend_on_those_beside_them(float32, faces):
         alone = float32(faces[index : index + 1])
         for whole, one in zip(together, alone, strict=True):
             np.testing.assert_allclose(whole[index], one[0], atol=0.01)
+
+
+def test_faces_of_several_frames_and_tracks_go_through_the_network_together(
+    checkpoint, faces, float32, monkeypatch
+):
+    monkeypatch.setattr(module, "FaceGenerator", lambda *_: sharing(float32, 4))
+    swapper = FaceSwapper(checkpoint.parents[1])
+    swapper._generator._run = network = Breaking(float32._run, 4)
+    points = np.array([[20, 26], [44, 26], [32, 40], [23, 50], [41, 50]], float)
+    tracks = [Face(np.array([8.0, 8, 56, 56]), points + x, 1.0) for x in (0, 3)]
+    chunks = [(faces, [tracks] * 5), (faces[:1], [[]]), (faces[:2], [tracks] * 2)]
+    swapped = [len(of_chunk) for of_chunk, _ in swapper.stream(chunks)]
+    assert swapped == [5, 1, 2]
+    assert network.sizes == [4, 4, 2, 4]  # 5 frames of 2 faces, none, 2 frames of 2
+
+
+@pytest.mark.parametrize(("card", "size"), [(True, 64), (False, 16)])
+def test_a_card_takes_more_faces_at_once(checkpoint, card, size, monkeypatch):
+    monkeypatch.setattr(module, "has_graphics_card", lambda: card)
+    assert FaceGenerator(checkpoint, "b", "keras").batch_size == size
+    assert FaceGenerator(checkpoint, "b", "keras", 3).batch_size == 3
 
 
 def test_batches_are_halved_until_the_memory_suffices(float32, faces, caplog):

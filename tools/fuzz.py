@@ -144,7 +144,7 @@ def work(pipe: Any, folder: Path, seed: int) -> None:
     import fsgan.__main__ as program
     from fsgan.swap import render
 
-    render.PART_FRAMES = render.CHUNK_FRAMES = 4
+    render.PART_FRAMES, render.BYTES_A_FACE = 4, 0  # a frame a chunk
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it counts our calls
     raised, run = [], program._run
 

@@ -22,8 +22,9 @@ from fsgan.media.writer import ResumableWriter
 from fsgan.swap.compositing import Layer, flatten
 from fsgan.swap.swapper import FaceSwapper
 
-CHUNK_BYTES = 12e6  # of frames that go through the generator together
-CHUNK_FRAMES = 16  # at most
+# Frames that go through the generator together are as many as it takes faces at once,
+# but, for the memory, no more than so many bytes for each.
+BYTES_A_FACE = 0.75e6
 PART_FRAMES = 256  # at least, after which a killed conversion can go on
 
 _CONVENTION = (
@@ -103,7 +104,8 @@ class Renderer:
     def _chunks(self, done: int) -> Iterator[tuple[list[np.ndarray], list[list[Face]]]]:
         """Frames behind those that are done, and their faces."""
         frame_bytes = 3 * self.source.width * self.source.height
-        size = int(np.clip(CHUNK_BYTES / frame_bytes, 1, CHUNK_FRAMES))
+        most = self.swapper.batch_size
+        size = int(np.clip(most * BYTES_A_FACE / frame_bytes, 1, most))
         frames = islice(self._frames_with_faces(), done, None)
         for chunk in prefetch(iter(lambda: list(islice(frames, size)), [])):
             self._in_work.append([frame for frame, _ in chunk])

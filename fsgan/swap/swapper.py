@@ -29,7 +29,7 @@ from fsgan.swap.compositing import (
 from fsgan.validation import AboveZero, AtLeastZero, Count, Share, checked
 
 DIRECTIONS = {"AtoB": "b", "BtoA": "a"}  # -> whose face is generated
-ENGINES = ("auto", "bfloat16", "mixed", "float32", "keras")
+ENGINES = ("auto", "bfloat16", "float16", "mixed", "float32", "keras")
 
 
 @checked
@@ -131,6 +131,7 @@ class FaceSwapper:
     Attributes:
         settings: how.
         checkpoint: folder of the weights in use.
+        batch_size: faces that are generated together, at most.
         resolution: side of the generator's square, pixels.
         detector: finds the faces.
         colors: matches colours; its state is all that is remembered of known faces.
@@ -163,6 +164,7 @@ class FaceSwapper:
         person = DIRECTIONS[settings.direction]
         self._generator = FaceGenerator(self.checkpoint, person, settings.engine)
         self.resolution = self._generator.resolution
+        self.batch_size = self._generator.batch_size
         self.detector = FaceDetector(settings.min_face, settings.min_confidence)
         width = settings.feather or (0.04 if self._generator.learned_mask else 0.15)
         self._feather = feather(self.resolution, width)
