@@ -20,6 +20,7 @@ from fsgan.validation import Share, checked
 CROP = 256  # side of a standard crop in crop units
 GRID = 5  # nodes along a side of the warp's grid
 NODES = np.stack(np.meshgrid(*2 * [np.linspace(0, 1, GRID)]), axis=-1)  # at rest
+CENTRED = (NODES - 0.5) @ [1, 1j]  # the same about their middle, as complex numbers
 COVERAGE_SPREAD = 0.109  # the share seen varies by this share: 78..97 at 0.684
 NODE_NOISE = (5.0, 6.2)  # range of the nodes' standard deviation, crop units
 EYES_GROWN = 6.0  # crop units by which masks of eyes reach beyond them
@@ -90,12 +91,13 @@ def match_colors(
     spread = ratio * partner_spread + (1 - ratio) * face_spread
     # A spread below one level is noise (or a face of one colour): not to be magnified.
     gain = spread / np.maximum(face_spread, 1.0)
-    matched = face * gain + (mean - face_mean * gain)
+    move = mean - face_mean * gain
+    matched = cv2.transform(face, np.column_stack([np.diag(gain), move]))
     matched -= min(matched.min(), 0)
     matched *= 255 / max(matched.max(), 255)
     if in_xyz:
         matched = cv2.cvtColor(matched, cv2.COLOR_XYZ2RGB)
-    return np.clip(matched, 0, 255)
+    return np.clip(matched, 0, 255, out=matched)
 
 
 def close_eyes(
@@ -114,29 +116,33 @@ def close_eyes(
     Returns:
         Face and masks with the eyes closed, of the dtypes and shapes of the arguments.
     """
-    size = len(face)
-    grown = EYES_GROWN * size / (CROP * extent)
-    face, masks, eyes = face.copy(), masks.copy(), masks[..., 0]
-    rows, columns = np.nonzero(eyes)
-    points, weights = np.stack([columns, rows], axis=1), eyes[rows, columns]
-    middle = np.average(columns, weights=weights) if len(points) else 0
-    for chosen in (columns < middle, columns >= middle):
-        if np.count_nonzero(chosen) < 3:
+    grown = EYES_GROWN * len(face) / (CROP * extent)
+    face, masks, eyes = face.copy(), masks.copy(), masks[..., 0].copy()
+    whole = cv2.moments(eyes)
+    middle = round(whole["m10"] / max(whole["m00"], 1))
+    for begin, eye in ((0, eyes[:, :middle]), (middle, eyes[:, middle:])):
+        if np.count_nonzero(eye) < 3:
             continue
-        centre = np.average(points[chosen], axis=0, weights=weights[chosen])
-        variances, axes = np.linalg.eigh(
-            np.cov(points[chosen].T, aweights=weights[chosen])
-        )
+        of = cv2.moments(eye)
+        centre = np.array([of["m10"], of["m01"]]) / of["m00"] + (begin, 0)
+        covariance = np.array([[of["mu20"], of["mu11"]], [of["mu11"], of["mu02"]]])
+        variances, axes = np.linalg.eigh(covariance / of["m00"])
         # Half axes of the ellipse of these variances, without what masks are grown by.
-        height, width = 2 * np.sqrt(variances) - grown
+        height, width = (2 * np.sqrt(variances.clip(0)) - grown).tolist()
         if height < 0.1 * width:
             continue  # closed already
         across = axes[:, 1] * np.copysign(1, axes[0, 1])
         turn = width * np.stack([across, (-across[1], across[0])], axis=1)
-        left, top = np.maximum(centre - 2 * width, 0).astype(int)
-        part = np.s_[top : top + int(4 * width) + 1, left : left + int(4 * width) + 1]
-        grid = np.stack(np.meshgrid(*map(np.arange, (size, size))), axis=-1)[part]
-        x, y = np.moveaxis((grid - centre) @ np.linalg.inv(turn).T, -1, 0)
+        (right, down), from_pixels = turn[:, 1].tolist(), np.linalg.inv(turn).tolist()
+        # Nothing moves beyond half a width to the sides, nor above the brow.
+        left, top = np.maximum(centre - 1.5 * width, 0).astype(int).tolist()
+        part = np.s_[top : top + int(3 * width) + 2, left : left + int(3 * width) + 2]
+        rows, columns = np.indices(eyes[part].shape, np.float32, sparse=True)
+        rows, columns = rows + top, columns + left
+        x, y = (
+            a * (columns - float(centre[0])) + b * (rows - float(centre[1]))
+            for a, b in from_pixels
+        )
         # In half widths of the eye: the lower lid stays, the upper one comes down, and
         # the skin between it and the brow follows.
         lower = height / width * (1 - x**2).clip(0)
@@ -144,11 +150,11 @@ def close_eyes(
         stretch = (BROW - lower) / (BROW + lid)
         above, between = (y + BROW) * stretch - BROW, lower - (lower - y) / opening
         moved = np.where(y < lid, above, between)
-        y = np.where((y > -BROW) & (y < lower), moved, y)
-        pixels = (np.stack([x, y], axis=-1) @ turn.T + centre).astype(np.float32)
+        move = np.where((y > -BROW) & (y < lower), moved - y, np.float32(0))
+        pixels = columns + move * right, rows + move * down
         for image in (face, masks):
             image[part] = cv2.remap(
-                image, pixels, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+                image, *pixels, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
             )
     return face, masks
 
@@ -168,10 +174,12 @@ def affine_matrix(
         Float64 (3, 3), maps (x, y, 1) of the old crop to the new one, crop units.
     """
     middle = (CROP / 2, CROP / 2)
-    matrix = np.vstack([cv2.getRotationMatrix2D(middle, rotation, zoom), [0, 0, 1]])
+    matrix = np.eye(3)
+    matrix[:2] = cv2.getRotationMatrix2D(middle, rotation, zoom)
     matrix[:2, 2] += shift
-    mirror = np.array([[-1, 0, CROP], [0, 1, 0], [0, 0, 1]])
-    return mirror @ matrix if flip else matrix
+    if flip:
+        matrix[0] = (0, 0, CROP) - matrix[0]
+    return matrix
 
 
 def warp_grid(half_width: float, noise: np.ndarray) -> np.ndarray:
@@ -218,11 +226,11 @@ def target_matrix(grid: np.ndarray, resolution: int) -> np.ndarray:
     Source: Umeyama 1991. In the plane, with (x, y) as the complex number x + iy, it is
     a line fitted by least squares; scikit-image's general fit takes ten times as long.
     """
-    moved, regular = ((grid @ [1, 1j]).ravel() for grid in (grid, resolution * NODES))
-    middle, regular_middle = moved.mean(), regular.mean()
+    moved = grid[..., 0] + 1j * grid[..., 1]
+    middle = moved.mean()
     moved = moved - middle
-    turn = np.vdot(moved, regular - regular_middle) / np.vdot(moved, moved)
-    move = regular_middle - turn * middle
+    turn = resolution * np.vdot(moved, CENTRED) / np.vdot(moved, moved)
+    move = resolution * (0.5 + 0.5j) - turn * middle
     return np.array(
         [
             [turn.real, -turn.imag, move.real],
