@@ -22,6 +22,8 @@ Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 AtLeastZero = Annotated[FiniteFloat, Field(ge=0)]
 AboveZero = Annotated[FiniteFloat, Field(gt=0)]
 
+_OF_TYPE = ("_type", "_of", "literal_error")  # ends of errors that are not of a range
+
 
 def checked(what: Function) -> Function:
     """Decorates a function, or a dataclass: checks its arguments by their annotations.
@@ -149,7 +151,7 @@ def _adapter(kind: Any) -> TypeAdapter:
 def _accepted(error: ValidationError) -> str:
     """What all branches of a union accept, joined; a range goes before other types."""
     errors = error.errors(include_url=False)
-    of_range = [it for it in errors if not it["type"].endswith(("_type", "_of"))]
+    of_range = [it for it in errors if not it["type"].endswith(_OF_TYPE)]
     found = [it["msg"].removeprefix("Input should be ") for it in of_range or errors]
     return " or ".join(dict.fromkeys(found))
 

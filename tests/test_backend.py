@@ -28,7 +28,6 @@ from fsgan.models.networks import ModelConfig
 from fsgan.models.precision import computing_in
 from fsgan.training.backend import (
     compile_step,
-    explained_out_of_memory,
     minimize,
     uninterrupted,
 )
@@ -556,14 +555,6 @@ def test_in_another_thread_nothing_is_put_off(handled):
     thread.start()
     thread.join()
     assert done == [signal.default_int_handler]
-
-
-def test_running_out_of_memory_says_what_to_try():
-    with (
-        pytest.raises(MemoryError, match="batch_size=4 and resolution=64: try a small"),
-        explained_out_of_memory(4, 64),
-    ):
-        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 42 bytes")
 
 
 if __name__ == "__main__":

@@ -172,7 +172,7 @@ def test_a_public_name_takes_the_arguments_it_took(name):
 def test_the_package_is_small():
     modules = list((ROOT / "fsgan").rglob("*.py"))
     lines = sum(len(path.read_text().splitlines()) for path in modules)
-    assert len(modules) <= 61
+    assert len(modules) <= 62
     assert lines <= 15_850
 
 

@@ -553,6 +553,24 @@ def test_more_minutes_midway_wait_where_the_schedule_was(faces, tmp_path, steps)
     assert rates == pytest.approx([1] * 7 + [0.3] * 54 + [0.1] * 6)
 
 
+def test_the_batch_size_that_was_found_is_kept(faces, tmp_path, monkeypatch):
+    sizes, found = [], iter([3, 2])
+    update = FaceSwapGAN.train_on_batches
+
+    def record(gan, *batches):
+        sizes.append(len(batches[0].sides[0].warped))
+        return update(gan, *batches)
+
+    monkeypatch.setattr(FaceSwapGAN, "train_on_batches", record)
+    monkeypatch.setattr("fsgan.training.train.largest_batch", lambda gan: next(found))
+    for iterations, batch_size in ((1, "auto"), (2, "auto"), (3, 3)):
+        folder = run_one(faces, tmp_path, iterations, batch_size=batch_size)
+    assert sizes == [3, 3, 3]
+    assert read_settings(folder)["training"]["batch_size"] == 3
+    with pytest.raises(ValueError, match="batch_size was 3, is 2"):
+        run_one(faces, tmp_path, 4, batch_size=2)
+
+
 def test_a_recipe_stands_for_model_and_settings(faces, tmp_path):
     folders = faces / "a", faces / "b", tmp_path
     with pytest.raises(ValueError, match="give it alone, or with what to change"):
@@ -621,7 +639,7 @@ def test_masks_beside_the_faces_are_found(faces, tmp_path, monkeypatch):
     [
         ({"iterations": 0}, "iterations must be greater than or equal to 1, got 0"),
         ({"batch_size": -1}, "batch_size must be greater than or equal to 1, got -1"),
-        ({"batch_size": 2.5}, "batch_size must be a valid integer, got 2.5"),
+        ({"batch_size": 2.5}, "batch_size must be a valid integer or 'auto', got"),
         ({"batch_size": 10**9}, "batch_size must be less than or equal to 4096"),
         ({"learning_rate": math.inf}, "learning_rate must be a finite number, got inf"),
         ({"swap_decoders": "no"}, "swap_decoders must be a valid boolean, got 'no'"),

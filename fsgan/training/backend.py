@@ -17,8 +17,6 @@ import numpy as np
 from keras import KerasTensor as Tensor
 from keras import ops
 
-from fsgan.models.precision import renamed_out_of_memory
-
 LossFunction = Callable[[], tuple[Tensor, dict[str, Tensor]]]
 Step = Callable[..., dict[str, Tensor]]
 CompiledStep = Callable[[Sequence[tuple]], dict[str, Tensor]]
@@ -118,28 +116,6 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
     if received:
         signal.raise_signal(signal.SIGINT)
-
-
-@contextmanager
-def explained_out_of_memory(batch_size: int, resolution: int) -> Iterator[None]:
-    """Says what to try where the memory does not suffice.
-
-    Args:
-        batch_size: Faces of each person in an update.
-        resolution: Side of the network's images, pixels.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        MemoryError: The block ran out of the memory of the machine or graphics card.
-    """
-    with renamed_out_of_memory(
-        f"out of memory at batch_size={batch_size} and resolution={resolution}: "
-        "try a smaller batch_size, then capacity='lite', attention=False or a "
-        "smaller resolution in the model; the last checkpoint is good"
-    ):
-        yield
 
 
 def _of_backend(functions: dict[str, Callable]) -> Callable:

@@ -184,7 +184,7 @@ class FaceSwapGAN:
         fused = updates == "fused"
         self.batches_per_step = 1 if fused else 2
         step = self.train_step if fused else self.train_step_separately
-        self._compiled_step = compile_step(step, self._all_variables())
+        self._compiled_step = compile_step(step, self.all_variables())
 
     def train_on_batches(self, *batches: Batch) -> dict[str, Tensor]:
         """Updates discriminators and generators, once or several times in one call.
@@ -310,6 +310,14 @@ class FaceSwapGAN:
         """
         networks = (self.networks[name] for name in self._parts[part])
         return [v for network in networks for v in network.trainable_variables]
+
+    def all_variables(self) -> list[keras.Variable]:
+        """Lists everything that a step reads or writes."""
+        owners = [*self.networks.values(), *self._updating.values()]
+        if self._vggface:
+            owners.append(self._vggface)
+        variables = [variable for owner in owners for variable in owner.variables]
+        return variables + list(self.scheduled.values())
 
     def _paint_sides(self, batch: Batch, names: Sequence[str]) -> list[Side]:
         """Runs sides through the encoder at once, each through its decoder."""
@@ -454,14 +462,6 @@ class FaceSwapGAN:
         moments = self.optimizers[part].variables[2:]
         own_moments = moments[2 * first : 2 * (first + len(trained))]
         return self.networks[name].variables + own_moments
-
-    def _all_variables(self) -> list[keras.Variable]:
-        """Everything that a step reads or writes."""
-        owners = [*self.networks.values(), *self._updating.values()]
-        if self._vggface:
-            owners.append(self._vggface)
-        variables = [variable for owner in owners for variable in owner.variables]
-        return variables + list(self.scheduled.values())
 
 
 def _list_parts(config: ModelConfig, updates: str) -> dict[str, list[str]]:

@@ -28,7 +28,8 @@ class TrainSettings:
 
     Attributes:
         iterations: Updates in all, a resumed training counts on.
-        batch_size: Faces of A, and as many of B, in each update.
+        batch_size: Faces of A, and as many of B, in each update; "auto" takes as many
+            as fit into the graphics card, see `fsgan.training.memory.largest_batch`.
         learning_rate: Of the generator; the discriminators' is twice that.
         adversarial_loss: "mixup_lsgan" or "relativistic_avg_lsgan".
         perceptual: "auto" with VGGFace if it is there; or "required", "off".
@@ -48,7 +49,7 @@ class TrainSettings:
     """
 
     iterations: Count = 40_000
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = 8
     learning_rate: AboveZero = 1e-4
     adversarial_loss: AdversarialLoss = "mixup_lsgan"
     perceptual: Literal["auto", "required", "off"] = "auto"

@@ -31,8 +31,8 @@ from fsgan.models.precision import (
     has_graphics_card,
 )
 from fsgan.models.vggface import load_vggface
-from fsgan.training.backend import explained_out_of_memory
 from fsgan.training.gan import FaceSwapGAN, Phase
+from fsgan.training.memory import explained_out_of_memory, largest_batch
 from fsgan.training.monitor import (
     LOG_EVERY,
     PREVIEWS,
@@ -183,6 +183,8 @@ def train(
         for crops, masks in folders
     ]
     gan = _build(model, settings)
+    if settings.batch_size == "auto":
+        settings = replace(settings, batch_size=largest_batch(gan))
     training = _Training(model_dir, settings, gan, faces, on_preview, minutes)
     if checkpoint:
         training.restore(checkpoint)
@@ -300,7 +302,7 @@ class _Training:
                 first_iteration=gan.iteration * gan.batches_per_step,
             ) as stream,
             tqdm(total=self.end, initial=self.position, desc="train", **unit) as bar,
-            explained_out_of_memory(settings.batch_size, gan.config.resolution),
+            explained_out_of_memory(settings.batch_size, gan.config),
         ):
             # A kill may come between a checkpoint and its preview.
             if gan.iteration == 0 or not self.preview_path.exists():
@@ -425,6 +427,9 @@ def _settings(
         changed(base.model, model or {}), changed(base.settings, settings or {})
     )
     if checkpoint:
+        if wanted.settings.batch_size == "auto" and saved.settings:
+            found = saved.settings.batch_size
+            wanted = Recipe(wanted.model, replace(wanted.settings, batch_size=found))
         _refuse_changes(checkpoint, saved, wanted)
     return wanted
 
