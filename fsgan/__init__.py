@@ -50,6 +50,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "convert_video",
             "convert_videos",
         ],
+        "swap.export": ["export"],
         "swap.swapper": ["ConvertSettings", "FaceSwapper"],
         "training.losses": ["LossWeights"],
         "training.monitor": [

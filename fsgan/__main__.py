@@ -83,6 +83,7 @@ COMMANDS = {
     "follow": Command("follow_faces", "video -> who is where, with numbers", _tracks),
     "evaluate": Command("evaluate", "video and its swap -> how good it is"),
     "verify": Command("verify", "what files say about their origin"),
+    "export": Command("export", "model -> .dfm or .onnx", "written to {}".format),
     "import-legacy": Command("import_legacy", "weights of faceswap-GAN v2.2 -> model"),
     "sample": Command(
         "make_sample_clips",

@@ -141,6 +141,7 @@ curate: source out_dir every min_face min_confidence min_group threshold
 evaluate: source swapped faces_a faces_b out_dir direction model distractors tracks
     start end
 examine_faces: faces_a faces_b settings apply out
+export: model out direction target size color morph overwrite
 extract_faces: source out_dir every min_face min_confidence seconds most
 follow_faces: source out min_face min_confidence smoothing search_every start end
     fps
@@ -172,8 +173,8 @@ def test_a_public_name_takes_the_arguments_it_took(name):
 def test_the_package_is_small():
     modules = list((ROOT / "fsgan").rglob("*.py"))
     lines = sum(len(path.read_text().splitlines()) for path in modules)
-    assert len(modules) <= 62
-    assert lines <= 15_850
+    assert len(modules) <= 63
+    assert lines <= 16_300
 
 
 def test_converting_loads_neither_training_nor_keras():

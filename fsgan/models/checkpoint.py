@@ -211,19 +211,37 @@ def load_generator(folder: Path, person: str) -> keras.Model:
         [-1, 1] (n, R, R, 3).
 
     Raises:
-        ValueError: The model does not know the person, or a weight file is missing,
+        ValueError: As of `load_coders`.
+    """
+    encoder, decoder = load_coders(folder, person)
+    alpha, rgb, *_ = decoder(encoder.output)
+    return keras.Model(encoder.input, [alpha, rgb])
+
+
+def load_coders(folder: Path, people: str) -> list[keras.Model]:
+    """Loads the encoder and the decoders of some people.
+
+    Args:
+        folder: The checkpoint.
+        people: "a", "b" or "ab".
+
+    Returns:
+        The encoder, then a decoder for each, as of `fsgan.models.networks`.
+
+    Raises:
+        ValueError: The model does not know a person, or a weight file is missing,
             damaged or of another architecture.
     """
     config = read_settings(folder)["model"]
-    if person not in config.sides:
+    if not set(people) <= set(config.sides):
         raise ValueError(
             f"the model of {folder} knows one person and cannot put on another's face: "
             "train with the faces of two people"
         )
-    encoder, decoder = build_encoder(config), build_decoder(config)
-    _load_weights(folder, {"encoder": encoder, f"decoder_{person}": decoder})
-    alpha, rgb, *_ = decoder(encoder.output)
-    return keras.Model(encoder.input, [alpha, rgb])
+    networks = {"encoder": build_encoder(config)}
+    networks |= {f"decoder_{person}": build_decoder(config) for person in people}
+    _load_weights(folder, networks)
+    return list(networks.values())
 
 
 def read_settings(folder: Path) -> dict:
