@@ -223,8 +223,9 @@ def test_an_optimizer_file_cannot_run_code(copied, fresh, tmp_path, as_array):
         load_checkpoint(copied, *fresh)
     assert "unsafely" not in str(error.value)
     assert not proof.exists()
-    loaded = np.load(path, allow_pickle=True)
-    assert not as_array or len(loaded["0"])
+    with open(path, "rb") as file:
+        loaded = np.load(file, allow_pickle=True)
+        assert not as_array or len(loaded["0"])
     assert proof.exists()  # so it could have
 
 
