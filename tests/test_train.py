@@ -523,6 +523,7 @@ def test_a_training_goes_on_in_another_precision_with_adams_moments(faces, tmp_p
         before = after
 
 
+@pytest.mark.usefixtures("clock")
 def test_minutes_scale_the_schedule_and_a_second_call_trains_on(faces, tmp_path, steps):
     settings = replace(ONE, perceptual="off", batch_size=1, precision="float32")
     for minutes in (1 / 6, 1 / 12):

@@ -49,6 +49,8 @@ convert-images photos out model
 follow clips/a.mp4 out
 evaluate clips/a.mp4 swap.mp4 faces/a faces/b out --model model
 verify swap.mp4 swap.png
+export model out.dfm
+export model out.onnx --target onnx
 import-legacy legacy out
 sample out --seconds 0.2 --size [96,64]
 """.strip().splitlines()
