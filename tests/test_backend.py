@@ -222,9 +222,10 @@ def everything():
     return results | models
 
 
-def distributed():
+def distributed(faces, folder):
     """The same on four devices, and what is to be seen of them."""
     keras.distribution.set_distribution(keras.distribution.DataParallel())
+    trained = train_on(faces, folder / "four", 2, batch=4)
     gan, logs = gan_steps(SMALL)
     owners = [*gan.networks.values(), *gan.optimizers.values()]
     shardings = [v.value.sharding for owner in owners for v in owner.variables]
@@ -237,6 +238,7 @@ def distributed():
         "devices": sorted({len(sharding.device_set) for sharding in shardings}),
         "replicated": all(sharding.is_fully_replicated for sharding in shardings),
         "reused": before.is_deleted(),
+        "trained": trained.name,
         "odd batch": error_of(lambda: step([(np.ones((6, 2), np.float32),)])),
     }
     keras.distribution.set_distribution(None)
@@ -282,14 +284,18 @@ def interrupted_and_whole(faces, folder):
     }
 
 
-def train_on(faces, model_dir, iterations, on_preview=None, every=3):
+def train_on(faces, model_dir, iterations, on_preview=None, every=3, batch=2):
     return fsgan.train(
         faces / "a",
         faces / "b",
         model_dir,
         model=SMALL,
         settings=fsgan.TrainSettings(
-            iterations, 2, preview_every=every, perceptual="off", precision="float32"
+            iterations,
+            batch,
+            preview_every=every,
+            perceptual="off",
+            precision="float32",
         ),
         on_preview=on_preview,
     )
@@ -312,7 +318,7 @@ def script(faces, folder):
     """All that another backend than pytest's is asked for, in one process."""
     results = everything()
     if keras.backend.backend() == "jax":
-        results |= {"unlisted": unlisted(), "four devices": distributed()}
+        results |= {"unlisted": unlisted(), "four devices": distributed(faces, folder)}
         results |= {"resumed": interrupted_and_whole(faces, folder)}
     print(json.dumps(results), flush=True)
     die_while_saving(faces, folder)
@@ -459,6 +465,7 @@ def test_four_devices_have_the_same_losses_as_one(results):
         assert found == pytest.approx(expected, rel=1e-4)
     assert four["devices"] == [4]
     assert four["replicated"]
+    assert four["trained"] == "iteration_0000002"
 
 
 def test_jax_reuses_the_memory_of_the_old_values(results):
@@ -514,6 +521,30 @@ def test_several_devices_are_refused_on_another_backend_than_jax(monkeypatch, ba
     with (
         distribution.scope(),
         pytest.raises(ValueError, match="several devices needs Keras on JAX"),
+    ):
+        compile_step(dict, [])
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "torch"])
+def test_what_other_backends_have_for_several_devices_is_refused(monkeypatch, backend):
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    import tensorflow as tf
+
+    with (
+        tf.distribute.MirroredStrategy(["cpu:0"]).scope(),
+        pytest.raises(ValueError, match="or train on one device"),
+    ):
+        compile_step(dict, [])
+
+
+def test_several_processes_are_refused(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    distribution = keras.distribution.DataParallel(devices=["cpu:0", "cpu:1"])
+    distribution._num_processes = 2
+    with (
+        distribution.scope(),
+        pytest.raises(ValueError, match="training takes one process"),
     ):
         compile_step(dict, [])
 

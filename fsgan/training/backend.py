@@ -5,6 +5,7 @@ takes a gradient step, one compiles a whole step of training. TensorFlow compile
 graph, JAX to XLA, PyTorch runs as it is written.
 """
 
+import os
 import signal
 import threading
 from collections import OrderedDict
@@ -56,9 +57,8 @@ def compile_step(step: Step, variables: Iterable[keras.Variable]) -> CompiledSte
     frozen.
 
     With a `keras.distribution.DataParallel` in force, on JAX alone, the batch is spread
-    over its devices. It has to be in force before the first variable is created. With
-    several processes (`keras.distribution.initialize`) each passes its own part of the
-    batch, and the same scalars as all others.
+    over its devices, all of one process. It has to be in force before the first
+    variable is created.
 
     Args:
         step: From any nesting of tuples, lists and dicts of tensors to scalars by name.
@@ -73,17 +73,24 @@ def compile_step(step: Step, variables: Iterable[keras.Variable]) -> CompiledSte
         invalidates the arrays that were the variables' values.
 
     Raises:
-        ValueError: Keras runs on a backend that cannot train, devices are distributed
-            on another backend than JAX, or, from the compiled step, a batch does not
-            divide among the devices or, on JAX, `variables` lacks one.
+        ValueError: Keras runs on a backend that cannot train, work is spread over
+            devices on another backend than JAX or over processes, or, from the compiled
+            step, a batch does not divide among the devices or, on JAX, `variables`
+            lacks one.
     """
     compiler = _of_backend(_COMPILE)
-    distributed = keras.distribution.distribution() is not None
-    if distributed and keras.backend.backend() != "jax":
+    if keras.backend.backend() != "jax" and _is_distributed():
         raise ValueError(
             "training on several devices needs Keras on JAX: set KERAS_BACKEND=jax "
-            f"before Keras is imported, it is {keras.backend.backend()!r}, or leave "
-            "out keras.distribution.set_distribution"
+            f"before Keras is imported, it is {keras.backend.backend()!r}, and call "
+            "keras.distribution.set_distribution(keras.distribution.DataParallel()), "
+            "or train on one device"
+        )
+    distribution = keras.distribution.distribution()
+    if distribution is not None and distribution.num_processes > 1:
+        raise ValueError(
+            "training takes one process, which uses all devices of its machine: leave "
+            "out keras.distribution.initialize"
         )
     return compiler(step, list(variables))
 
@@ -126,6 +133,17 @@ def _of_backend(functions: dict[str, Callable]) -> Callable:
             "set KERAS_BACKEND before Keras is imported"
         )
     return functions[backend]
+
+
+def _is_distributed() -> bool:
+    """Whether work is to be spread over devices, by Keras or, outside JAX, another."""
+    if keras.distribution.distribution() is not None:
+        return True
+    if keras.backend.backend() == "torch":
+        return int(os.environ.get("WORLD_SIZE", 1)) > 1  # as torchrun sets it
+    import tensorflow as tf
+
+    return tf.distribute.has_strategy()
 
 
 def _to_tensors(arguments: tuple) -> tuple:
@@ -277,14 +295,14 @@ def _shard(array, distribution):
 
     if array.ndim == 0:
         return array
-    devices = distribution.num_model_replicas // distribution.num_processes
+    devices = distribution.num_model_replicas
     if len(array) % devices:
         raise ValueError(
             f"the batch size must be a multiple of the {devices} devices that share a "
             f"batch, got {len(array)}"
         )
     layout = distribution.get_data_layout(array.shape).backend_layout
-    return jax.make_array_from_process_local_data(layout, array)
+    return jax.device_put(array, layout)
 
 
 _MINIMIZE = {
