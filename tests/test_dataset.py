@@ -453,13 +453,14 @@ def test_batches_are_made_at_the_same_time(sides, monkeypatch):
         return iteration
 
     monkeypatch.setattr(dataset, "make_batch", meet)
-    monkeypatch.setattr(dataset, "PREFETCHED", 1)
-    with batches(sides, 1, 64, 0.8, SETTINGS, seed=0) as stream:
+    monkeypatch.setattr(dataset, "THREADS", 2)
+    with batches(sides, 1, 64, 0.8, SETTINGS, seed=0, ahead=2) as stream:
         assert [next(stream), next(stream)] == [0, 1]
         together.abort()
 
 
-def test_only_a_few_batches_wait(sides, monkeypatch):
+@pytest.mark.parametrize(("ahead", "waiting"), [(1, 6), (4, 9), (10, 15)])
+def test_only_a_few_batches_wait(sides, monkeypatch, ahead, waiting):
     made = []
 
     def count(faces, iteration, *rest):
@@ -467,10 +468,11 @@ def test_only_a_few_batches_wait(sides, monkeypatch):
         return iteration
 
     monkeypatch.setattr(dataset, "make_batch", count)
-    with batches(sides, 1, 64, 0.8, SETTINGS, seed=0):
+    monkeypatch.setattr(dataset, "THREADS", 3)
+    with batches(sides, 1, 64, 0.8, SETTINGS, seed=0, ahead=ahead):
         time.sleep(0.2)
         # Beside what waits, each thread holds one in its hand.
-        assert sorted(made) == list(range(2 * (dataset.PREFETCHED + 1)))
+        assert sorted(made) == list(range(waiting))
 
 
 @pytest.mark.parametrize("used", [0, 1, 7])

@@ -7,6 +7,7 @@ where the functions that touch pixels convert. A crop of another extent has the 
 middle and is `extent * 256` units wide.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -264,6 +265,7 @@ def warp_pair(
     grid: np.ndarray,
     resolution: int,
     extent: float = 1.0,
+    out: Sequence[np.ndarray | None] = (None, None, None),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cuts the warped input, the straight target and its masks out of a crop.
 
@@ -276,6 +278,7 @@ def warp_pair(
         grid: Nodes over the varied crop, float (5, 5, 2), crop units.
         resolution: Side of the results, pixels, a multiple of 8.
         extent: Width of the crop in widths of the standard crop.
+        out: Arrays to write the results into, in place of new ones.
 
     Returns:
         Warped input and target, float32 (resolution, resolution, 3), and masks of the
@@ -289,13 +292,13 @@ def warp_pair(
     nodes = grid @ varied_to_pixels[:, :2].T + varied_to_pixels[:, 2]
     border = cv2.BORDER_REPLICATE
     pixels = warp_map(nodes, resolution)
-    warped = cv2.remap(image, pixels, None, cv2.INTER_LINEAR, borderMode=border)
+    warped = cv2.remap(image, pixels, None, cv2.INTER_LINEAR, out[0], border)
 
     varied_to_target = _pixel_matrix(1) @ target_matrix(grid, resolution)
     matrix = (varied_to_target @ affine @ np.linalg.inv(units_to_pixels))[:2]
     side = (resolution, resolution)
-    target = cv2.warpAffine(image, matrix, side, borderMode=border)
-    target_mask = cv2.warpAffine(mask, matrix, side, borderMode=border)
+    target = cv2.warpAffine(image, matrix, side, out[1], borderMode=border)
+    target_mask = cv2.warpAffine(mask, matrix, side, out[2], borderMode=border)
     return warped, target, target_mask
 
 
@@ -308,6 +311,7 @@ def sample(
     coverage: float,
     rng: np.random.Generator,
     extent: float = 1.0,
+    out: Sequence[np.ndarray | None] = (None, None, None),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Makes one training sample: what goes in, what should come out, and its masks.
 
@@ -320,6 +324,7 @@ def sample(
         coverage: Width that the network sees, in widths of the standard crop.
         rng: Source of every draw.
         extent: Width of face and partner, likewise.
+        out: Arrays to write the results into, in place of new ones.
 
     Returns:
         Warped input and target, RGB float32 (resolution, resolution, 3) in [-1, 1], and
@@ -345,16 +350,21 @@ def sample(
     noise = rng.normal(scale=rng.uniform(*NODE_NOISE), size=(GRID, GRID, 2))
     grid = warp_grid(min(share, extent) * CROP / 2, noise)
     warped, target, masks = warp_pair(
-        image, mask.astype(np.float32), affine, grid, resolution, extent
+        image, mask.astype(np.float32), affine, grid, resolution, extent, out
     )
     if settings.unwarped and rng.random() < settings.unwarped:
-        warped = target
+        warped[:] = target
 
     if rng.random() < settings.motion_blur:
         kernel = motion_blur_kernel(rng.choice(BLUR_SIZES), rng.uniform(-180, 180))
-        warped = cv2.filter2D(warped, -1, kernel)
-        target = cv2.filter2D(target, -1, kernel)
-    return _to_network(warped), _to_network(target), masks / 255
+        for image in (warped, target):
+            cv2.filter2D(image, -1, kernel, image)
+    for image in (warped, target):  # rounding may not leave [-1, 1]
+        image /= 127.5
+        image -= 1
+        np.clip(image, -1, 1, image)
+    masks /= 255
+    return warped, target, masks
 
 
 def _middle(crop: np.ndarray, extent: float) -> np.ndarray:
@@ -376,8 +386,3 @@ def _pixel_matrix(scale: float, margin: float = 0.0) -> np.ndarray:
     `margin` is where position 0 lies, pixels from the border.
     """
     return np.array([[scale, 0, margin - 0.5], [0, scale, margin - 0.5], [0, 0, 1]])
-
-
-def _to_network(image: np.ndarray) -> np.ndarray:
-    """Brings [0, 255] to [-1, 1]; rounding may not leave it."""
-    return np.clip(image / np.float32(127.5) - 1, -1, 1)

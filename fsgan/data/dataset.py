@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,10 +34,9 @@ log = logging.getLogger(__name__)
 
 RESOLUTIONS = (64, 96, 128, 256)
 MIX_ALPHA = 0.2  # both parameters of mixup's Beta distribution
-# OpenCV works beside the interpreter, the rest of a sample does not: more threads than
-# two make no more samples.
-THREADS = 2
-PREFETCHED = 2  # batches that each thread makes ahead of the training step
+# OpenCV works beside the interpreter, the rest of a sample does not: at 256 pixels four
+# threads are kept busy, at 64 two.
+THREADS = min(max(os.cpu_count() or 2, 2), 4)
 LEAST_TO_SPLIT = 20  # faces, of fewer none are held out
 MOST_HELD_OUT = 64  # faces: enough for a mean, and quickly tried
 STRETCHES = 4  # of consecutive faces that are held out
@@ -239,22 +239,22 @@ def make_batch(
     total = sum(map(len, face_sets))
     sides = []
     for faces in face_sets:
-        samples = []
-        for index in rng.integers(len(faces), size=batch_size):
+        shape = (3, batch_size, resolution, resolution, 3)
+        side = np.empty(shape, np.float32)
+        for position, index in enumerate(rng.integers(len(faces), size=batch_size)):
             partner = _image_of_all(face_sets, rng.integers(total))
-            samples.append(
-                sample(
-                    faces.images[index],
-                    faces.masks[index],
-                    partner,
-                    settings,
-                    resolution,
-                    coverage,
-                    rng,
-                    faces.extent,
-                )
+            sample(
+                faces.images[index],
+                faces.masks[index],
+                partner,
+                settings,
+                resolution,
+                coverage,
+                rng,
+                faces.extent,
+                side[:, position],
             )
-        sides.append(Samples(*map(np.stack, zip(*samples, strict=True))))
+        sides.append(Samples(*side))
     mixes = rng.beta(MIX_ALPHA, MIX_ALPHA, size=2).astype(np.float32)
     return Batch(tuple(sides), *mixes)
 
@@ -268,6 +268,7 @@ def batches(
     settings: AugmentationSettings,
     seed: int,
     first_iteration: int = 0,
+    ahead: int = 4,
 ) -> Iterator[Iterator[Batch]]:
     """Makes batches ahead of their use, in threads that end with the `with` block.
 
@@ -279,6 +280,7 @@ def batches(
         settings: How much the faces are varied.
         seed: Seed of the training, 0 or more.
         first_iteration: Where to start, or to go on.
+        ahead: Batches that wait to be used, at most, to the next multiple of THREADS.
 
     Yields:
         An endless iterator over the batches of `first_iteration`, the next one, ...
@@ -302,7 +304,7 @@ def batches(
     threads: list[BackgroundGenerator] = []
     try:
         for first in range(first_iteration, first_iteration + THREADS):
-            threads.append(BackgroundGenerator(produce(first), PREFETCHED))
+            threads.append(BackgroundGenerator(produce(first), -(-ahead // THREADS)))
         yield (next(thread) for thread in itertools.cycle(threads))
     finally:
         stop.set()

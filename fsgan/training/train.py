@@ -300,6 +300,7 @@ class _Training:
                 settings=settings.augmentation,
                 seed=settings.seed,
                 first_iteration=gan.iteration * gan.batches_per_step,
+                ahead=LOG_EVERY * gan.batches_per_step if has_graphics_card() else 4,
             ) as stream,
             tqdm(total=self.end, initial=self.position, desc="train", **unit) as bar,
             explained_out_of_memory(settings.batch_size, gan.config),
