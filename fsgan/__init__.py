@@ -51,6 +51,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "convert_videos",
         ],
         "swap.export": ["export"],
+        "swap.live": ["live"],
         "swap.swapper": ["ConvertSettings", "FaceSwapper"],
         "training.losses": ["LossWeights"],
         "training.monitor": [

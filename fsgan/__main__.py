@@ -80,6 +80,7 @@ COMMANDS = {
     ),
     "convert-videos": Command("convert_videos", "the same for a folder"),
     "convert-images": Command("convert_images", "a folder of photos"),
+    "live": Command("live", "camera and model -> swapped, as it comes"),
     "follow": Command("follow_faces", "video -> who is where, with numbers", _tracks),
     "evaluate": Command("evaluate", "video and its swap -> how good it is"),
     "verify": Command("verify", "what files say about their origin"),
@@ -334,7 +335,7 @@ def _typed(hint: Any, needed: bool) -> Any:
         return hint
     left_out = {Path, NoneType} if needed else {Path}
     kinds = [it for it in get_args(hint) if it not in left_out]
-    kinds = [it for it in kinds if "fsgan" not in str(it)]
+    kinds = [it for it in kinds if not re.search("fsgan|Iterable|Callable", str(it))]
     return reduce(or_, sorted(kinds, key=lambda kind: kind is str))
 
 

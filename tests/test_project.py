@@ -146,6 +146,7 @@ extract_faces: source out_dir every min_face min_confidence seconds most
 follow_faces: source out min_face min_confidence smoothing search_every start end
     fps
 import_legacy: weights_dir model_dir norm coverage
+live: model source show settings drop
 make_masks: faces_dir masks_dir method
 make_sample_clips: folder seconds
 make_timelapse: model_dir out fps
@@ -173,8 +174,8 @@ def test_a_public_name_takes_the_arguments_it_took(name):
 def test_the_package_is_small():
     modules = list((ROOT / "fsgan").rglob("*.py"))
     lines = sum(len(path.read_text().splitlines()) for path in modules)
-    assert len(modules) <= 63
-    assert lines <= 16_300
+    assert len(modules) <= 64
+    assert lines <= 16_500
 
 
 def test_converting_loads_neither_training_nor_keras():

@@ -46,6 +46,7 @@ convert-image photo.jpg out.png model
 convert-image photo.jpg out.jpg model --only faces/a
 convert-videos clips out model
 convert-images photos out model
+live model --source clips/a.mp4 --show null
 follow clips/a.mp4 out
 evaluate clips/a.mp4 swap.mp4 faces/a faces/b out --model model
 verify swap.mp4 swap.png

@@ -154,7 +154,7 @@ def convert_image(
     source, out = Path(source), Path(out)
     _check_output(source, out, overwrite)
     check_picture(out, (1, 1))
-    swapper = _load(model, settings)
+    swapper = load_swapper(model, settings)
     person = _person(only)
     image = read_image(source)
     height, width = image.shape[:2]
@@ -237,7 +237,7 @@ def convert_video(
         raise ValueError(f"start must be in [0, end), got start={start}, end={end}")
     stretch = {"start": start, "end": end, "fps": fps}
     info = probe(source, fps)
-    swapper = _load(model, settings)
+    swapper = load_swapper(model, settings)
     settings, only = swapper.settings, _person(only)
     writer = partial(
         ResumableWriter,
@@ -382,7 +382,7 @@ def _convert_each(
             f"{' and '.join(both)} would both be written to {out}: give them different "
             "names or convert them one by one"
         )
-    swapper, person = _load(model, settings), _person(only)
+    swapper, person = load_swapper(model, settings), _person(only)
     files = ConvertedFiles()
     for source, out in outputs.items():
         try:
@@ -422,7 +422,7 @@ def _check_output(source: Path, out: Path, overwrite: bool) -> None:
         )
 
 
-def _load(
+def load_swapper(
     model: str | Path | FaceSwapper, settings: ConvertSettings | None
 ) -> FaceSwapper:
     """The swapper; raises where a certificate of the user's own cannot sign."""
