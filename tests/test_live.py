@@ -4,6 +4,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -71,11 +72,21 @@ def test_a_swapped_picture_says_so_unless_told_not_to(
     np.testing.assert_array_equal(marked[1], wall)  # nothing is swapped in it
 
 
+def test_the_label_is_on_the_result_where_the_source_is_beside_it(gray_model, portrait):
+    pictures = []
+    for settings in (ConvertSettings(layout=2), replace(UNMARKED, layout=2)):
+        live(gray_model, [portrait], pictures.append, settings)
+    marked, plain = (np.split(picture, 2, axis=1) for picture in pictures)
+    np.testing.assert_array_equal(marked[0], portrait)
+    np.testing.assert_array_equal(marked[1], draw_label(plain[1]))
+
+
 def test_a_swapper_starts_anew_and_keeps_its_settings(swapper, portrait):
     first, again = [], []
     live(swapper, [portrait], first.append)
     live(swapper, [np.roll(portrait, 9, axis=1), portrait][1:], again.append)
     np.testing.assert_array_equal(first, again)
+    assert not swapper.settings.label
     with pytest.raises(ValueError, match="settings are the swapper's own"):
         live(swapper, [portrait], None, UNMARKED)
 

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from queue import Empty, Queue
@@ -19,7 +20,6 @@ import cv2
 import numpy as np
 from tqdm.auto import tqdm
 
-from fsgan.media.provenance import draw_label
 from fsgan.media.reader import read_frames
 from fsgan.swap.convert import load_swapper
 from fsgan.swap.swapper import ConvertSettings, FaceSwapper
@@ -99,15 +99,15 @@ def live(
     counts, delays, began, now = Counter(), [], None, 0.0
     arriving = _as_they_come(_frames(source, drop), drop, counts)
     with screen as show:
-        swapper = load_swapper(model, settings)
+        swapper = copy(load_swapper(model, settings))  # the caller's stays as it is
+        settings = swapper.settings
+        swapper.settings = replace(settings, label=settings.label or settings.mark)
         swapper.reset()
-        if not swapper.settings.mark:
+        if not settings.mark:
             log.warning("marks are off: say yourself that what you show was swapped")
         with closing(arriving), suppress(KeyboardInterrupt):
             for came, frame in tqdm(arriving, "live", unit="frame"):
                 [(picture, layers)] = swapper.swap([frame])
-                if layers and swapper.settings.mark and not swapper.settings.label:
-                    picture = draw_label(picture)
                 stopped = show is not None and show(picture) is False
                 began, now = came if began is None else began, time.perf_counter()
                 delays.append(now - came)
