@@ -37,6 +37,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "data.masks": ["make_masks"],
         "data.quality": ["DoctorSettings", "ExamineSettings"],
         "data.sample": ["make_sample_clips"],
+        "evaluation.bench": ["benchmark"],
         "evaluation.evaluate": ["evaluate"],
         "evaluation.player": ["compare"],
         "evaluation.results": ["worst_stretches"],

@@ -85,6 +85,7 @@ COMMANDS = {
     "evaluate": Command("evaluate", "video and its swap -> how good it is"),
     "verify": Command("verify", "what files say about their origin"),
     "export": Command("export", "model -> .dfm or .onnx", "written to {}".format),
+    "bench": Command("benchmark", "how fast this machine is: a table to post"),
     "import-legacy": Command("import_legacy", "weights of faceswap-GAN v2.2 -> model"),
     "sample": Command(
         "make_sample_clips",

@@ -132,6 +132,7 @@ ModelConfig: resolution capacity norm attention mask discriminators people laten
 TrainSettings: iterations batch_size learning_rate adversarial_loss perceptual
     swap_decoders updates precision validation preview_every backup_every keep seed
     augmentation losses
+benchmark: out recipe resolution capacity largest_batch seconds
 compare: source swapped
 convert_image: source out model settings only overwrite
 convert_images: sources out_dir model settings only overwrite
@@ -174,8 +175,8 @@ def test_a_public_name_takes_the_arguments_it_took(name):
 def test_the_package_is_small():
     modules = list((ROOT / "fsgan").rglob("*.py"))
     lines = sum(len(path.read_text().splitlines()) for path in modules)
-    assert len(modules) <= 64
-    assert lines <= 16_500
+    assert len(modules) <= 65
+    assert lines <= 16_830
 
 
 def test_converting_loads_neither_training_nor_keras():
