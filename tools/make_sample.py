@@ -1,242 +1,193 @@
 """Make the sample footage that ships, `fsgan/assets/sample/a.mp4` and `b.mp4`.
 
-Two public-domain portraits travel inside packages: Grace Hopper (US Navy, with
-matplotlib) and Eileen Collins (NASA, with scikit-image). Each is brought to life: the
-camera drifts and zooms, the head leans on its neck while the shoulders stay, jaw, mouth
-corners, brows and eyes move, the light changes.
+The package openpeople (MIT) has ten people whom a generator of pictures invented, each
+on a sheet of sixteen expressions. Two sheets become a clip each: the face goes from one
+expression to the next, while the camera drifts and zooms and the light changes.
 
-One frame is one `cv2.remap`: for each output pixel the chain camera, neck, gestures
-says where in the portrait it comes from. Lengths are in face widths, measured from
-the middle between eyes and mouth, so that one table of gestures serves both faces.
+On the way from one expression to the next each picture is warped towards the other,
+point by point of the face mesh, and one fades into the other.
+
+    pip install openpeople==0.1.2
+    python tools/make_sample.py
 """
 
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
-from matplotlib.cbook import get_sample_data
-from moviepy import AudioClip, VideoClip
-from PIL import Image
-from skimage import data
+from scipy.interpolate import LinearNDInterpolator
+
+from fsgan.faces.detector import FaceDetector
+from fsgan.faces.mesh import OVAL, FaceMesh
+from fsgan.media.images import read_image
+from fsgan.media.writer import VideoWriter
 
 OUT = Path(__file__).parents[1] / "fsgan" / "assets" / "sample"
-_FACE_WIDTH = 0.35  # Of the height of the frame.
-_FACE_CENTRE = (0.5, 0.6)  # Of the width and the height of the frame.
-_NECK = np.array((0.0, 0.8))
-_HEAD_CENTRE = np.array((0.02, -0.32))
-_HEAD_RADII = np.array((0.8, 1.0))
-_HEAD_FALLOFF = 1.9  # Radii at which the portrait no longer follows the head.
-_FIELD_STEP = 8  # Pixels: the warp is smooth, so a coarse field is enough.
-_TONES = (220.0, 277.18, 329.63)  # Hz, an A major chord.
-_AUDIO_RATE = 44100
-
-# Where a gesture acts (x, y), how far it reaches (x, y), which way it pulls (x, y).
-_GESTURES = {
-    "jaw": (((0.0, 0.46), (0.30, 0.17), (0.0, 0.10)),),
-    "smile": (
-        ((-0.23, 0.24), (0.14, 0.11), (-0.055, -0.035)),
-        ((0.23, 0.24), (0.14, 0.11), (0.055, -0.035)),
-    ),
-    "brows": (
-        ((-0.25, -0.38), (0.18, 0.09), (0.0, -0.045)),
-        ((0.25, -0.38), (0.18, 0.09), (0.0, -0.045)),
-    ),
-    "squint": (
-        ((-0.25, -0.30), (0.16, 0.055), (0.0, 0.03)),
-        ((0.25, -0.30), (0.16, 0.055), (0.0, 0.03)),
-        ((-0.25, -0.19), (0.16, 0.055), (0.0, -0.03)),
-        ((0.25, -0.19), (0.16, 0.055), (0.0, -0.03)),
-    ),
-    "turn": (((0.0, 0.0), (0.30, 0.45), (0.06, 0.0)),),
-}
+_SIZE, _FPS, _SECONDS = (640, 360), 25, 8
+_FRAME = 9  # of the white frame and its shine around a picture of the sheet, pixels
+_ROWS = """
+neutral happy sad angry
+surprised disgusted scared confused
+smug flirty thoughtful pensive
+exhausted shocked playful determined
+"""
+# Who, and in which order; hands hide the faces of the others.
+_A = """
+neutral happy pensive surprised sad flirty angry playful scared smug exhausted shocked
+confused disgusted determined neutral
+"""
+_B = """
+neutral smug surprised angry happy exhausted scared playful pensive disgusted confused
+sad flirty determined happy neutral
+"""
+_CLIPS = {"a": ("P008", _A.split()), "b": ("P010", _B.split())}
 
 
-@dataclass(frozen=True)
-class _Portrait:
-    """A photograph and where the face is in it, in its own pixels."""
-
-    image: np.ndarray
-    face_centre: tuple[float, float]
-    face_width: float
-
-
-def _hopper() -> _Portrait:
-    with get_sample_data("grace_hopper.jpg") as file:
-        image = np.asarray(Image.open(file).convert("RGB"))
-    return _Portrait(image, (264.0, 232.0), 173.0)
-
-
-def _collins() -> _Portrait:
-    return _Portrait(data.astronaut(), (224.0, 120.0), 83.0)
-
-
-def make_clips(
-    folder: Path,
-    seconds: float = 8.0,
-    fps: int = 25,
-    size: tuple[int, int] = (640, 360),
-    seed: int = 0,
-) -> list[Path]:
-    """Makes two clips of one moving face each, `a.mp4` with sound and `b.mp4`.
-
-    Args:
-        folder: Where the clips go; made if it does not exist.
-        seconds: Length of each clip.
-        fps: Frames a second.
-        size: Width and height of the frames in pixels, both even. The face is about a
-            third of the height wide.
-        seed: Of the movements; the same seed gives the same frames.
-
-    Returns:
-        The paths of the two clips.
-    """
+def make_clips(folder: Path) -> None:
+    """Makes `a.mp4`, with sound, and `b.mp4`: 640x360, 25 frames a second."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / "a.mp4", folder / "b.mp4"]
-    for index, portrait in enumerate((_hopper(), _collins())):
-        frame_at = _animation(portrait, size, np.random.default_rng((seed, index)))
-        frames = round(seconds * fps)
-        _write(paths[index], frame_at, frames, fps, with_sound=index == 0)
-    return paths
-
-
-def _write(
-    path: Path,
-    frame_at: Callable[[float], np.ndarray],
-    frames: int,
-    fps: int,
-    with_sound: bool,
-) -> None:
-    # moviepy writes int(duration * fps) frames: half a frame more survives rounding.
-    clip = VideoClip(frame_function=frame_at, duration=(frames + 0.5) / fps)
-    if with_sound:
-        clip = clip.with_audio(
-            AudioClip(_sound_at, duration=frames / fps, fps=_AUDIO_RATE)
+    tones = folder / "tones.wav"
+    _write_tones(tones)
+    for seed, (name, (person, order)) in enumerate(_CLIPS.items()):
+        audio = tones if name == "a" else None
+        writer = VideoWriter(
+            folder / f"{name}.mp4", *_SIZE, Fraction(_FPS), audio_from=audio, crf=18
         )
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        unfinished = Path(scratch, path.name)
-        clip.write_videofile(
-            unfinished,
-            fps=fps,
-            codec="libx264",
-            preset="veryfast",
-            audio_codec="aac",
-            audio_fps=_AUDIO_RATE,
-            temp_audiofile_path=scratch,
-            threads=2,
-            logger=None,
-            ffmpeg_params=[
-                *("-crf", "18"),
-                *("-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"),
-                *("-colorspace", "bt709", "-color_primaries", "bt709"),
-                *("-color_trc", "bt709", "-color_range", "tv"),
-            ],
+        with writer:
+            for picture in _frames(person, order, np.random.default_rng(seed)):
+                writer.write(picture)
+    tones.unlink()
+
+
+def _frames(
+    person: str, order: list[str], rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """The frames, RGB uint8 (height, width, 3)."""
+    pictures, points = _expressions(person)
+    zoom, pan, tilt, roll, gain, warmth = (_wave(rng) for _ in range(6))
+    count = _SECONDS * _FPS
+    for frame in range(count):
+        seconds = frame / _FPS
+        place = frame / count * (len(order) - 1)
+        before, after = list(pairwise(order))[int(place)]
+        share = _smooth_step((place % 1 - 0.3) / 0.7)  # it rests for a moment
+        face = _between(pictures, points, before, after, share)
+        scale = 1.16 + 0.08 * zoom(seconds)
+        shift = 40 * pan(seconds), 8 * tilt(seconds)
+        picture = _on_the_wall(face, scale, 3 * roll(seconds), shift)
+        light = 1 + 0.08 * gain(seconds)
+        light = light + 0.05 * warmth(seconds) * np.array((1, 0, -1))
+        yield np.clip(np.round(picture * light), 0, 255).astype(np.uint8)
+
+
+def _expressions(person: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The pictures of a sheet, all of one size, and the points that hold them, by name.
+
+    Points are those of the mesh, those of its outline moved outwards, so that the hair
+    follows, and some along the border, which stays.
+    """
+    import openpeople
+
+    sheet = read_image(
+        Path(openpeople.__file__).parent
+        / f"data/curated/{person}/assets/emotions_sheet.jpg"
+    )
+    white = (sheet.min(axis=2) > 225).astype(np.uint8)
+    _, _, boxes, _ = cv2.connectedComponentsWithStats(white)
+    boxes = [box[:4] for box in boxes if 400 < box[2] < 700 and 280 < box[3] < 450]
+    boxes.sort(key=lambda box: (round(box[1] / 200), box[0]))
+    side = np.min(boxes, axis=0)[2:] - 2 * _FRAME - 6
+    mesh, detector = FaceMesh(), FaceDetector()
+    pictures, points = {}, {}
+    for name, (left, top, *_) in zip(_ROWS.split(), boxes, strict=True):
+        left, top = left + _FRAME + 3, top + _FRAME + 3
+        picture = sheet[top : top + side[1], left : left + side[0]]
+        face = detector.detect(picture)[0]
+        inner = mesh(picture, face.landmarks)
+        # The wall is the same all over: the face comes to the middle.
+        shift = np.array((side[0] / 2 - inner[OVAL, 0].mean(), 0))
+        picture = cv2.warpAffine(
+            picture, np.c_[np.eye(2), shift], side, borderMode=cv2.BORDER_REPLICATE
         )
-        unfinished.replace(path)
+        inner += shift
+        centre = inner[OVAL].mean(axis=0)
+        outer = centre + 1.45 * (inner[OVAL] - centre)
+        along = np.linspace(0, 1, 9)[:, None] * (side - 1)
+        flat, far = np.zeros(9), side - 1
+        border = [
+            *np.stack([along[:, 0], flat], 1),
+            *np.stack([along[:, 0], flat + far[1]], 1),
+            *np.stack([flat, along[:, 1]], 1)[1:-1],
+            *np.stack([flat + far[0], along[:, 1]], 1)[1:-1],
+        ]
+        pictures[name] = picture
+        points[name] = np.concatenate([inner, np.clip(outer, 2, far - 2), border])
+    return pictures, points
 
 
-def _sound_at(seconds: float | np.ndarray) -> np.ndarray:
-    """A quiet chord that swells every two seconds, stereo."""
-    seconds = np.asarray(seconds)
-    swell = 0.5 - 0.5 * np.cos(np.pi * seconds)
-    chord = sum(np.sin(2 * np.pi * tone * seconds) for tone in _TONES)
-    return np.stack([0.05 * swell * chord] * 2, axis=-1)
+def _between(
+    pictures: dict[str, np.ndarray],
+    points: dict[str, np.ndarray],
+    before: str,
+    after: str,
+    share: float,
+) -> np.ndarray:
+    """The picture `share` of the way from one expression to the next, float."""
+    target = (1 - share) * points[before] + share * points[after]
+    height, width = pictures[before].shape[:2]
+    grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
+    both = np.concatenate([points[before], points[after]], axis=1)
+    where = LinearNDInterpolator(target, both)(grid).astype(np.float32)
+    shown = [
+        cv2.remap(pictures[name], where[..., place], None, cv2.INTER_CUBIC,
+                  borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+        for name, place in ((before, slice(0, 2)), (after, slice(2, 4)))
+    ]  # fmt: skip
+    fade = _smooth_step(2 * share - 0.5)  # in less time: what is not warped shows twice
+    return (1 - fade) * shown[0] + fade * shown[1]
+
+
+def _on_the_wall(
+    picture: np.ndarray, scale: float, angle: float, shift: tuple[float, float]
+) -> np.ndarray:
+    """The picture on the frame's middle and filling its height, the wall made wider.
+
+    At a scale of 1 it is as high as the frame.
+    """
+    height, width = picture.shape[:2]
+    for side in np.s_[:9], np.s_[-9:]:
+        picture[:, side] = picture[:, side].mean(axis=1, keepdims=True)
+    scale *= _SIZE[1] / height
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, scale)
+    matrix[:, 2] += (np.array(_SIZE) - (width, height)) / 2 + shift
+    return cv2.warpAffine(picture, matrix, _SIZE, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _wave(rng: np.random.Generator) -> Callable[[float], float]:
     """A smooth function of the seconds that wanders over [-1, 1]."""
     periods = rng.uniform((3.0, 1.7), (5.0, 2.6))
     phases = rng.uniform(0, 2 * np.pi, 2)
-
-    def value(seconds: float) -> float:
-        return float((0.65, 0.35) @ np.sin(2 * np.pi * seconds / periods + phases))
-
-    return value
+    return lambda seconds: float(
+        (0.65, 0.35) @ np.sin(2 * np.pi * seconds / periods + phases)
+    )
 
 
-def _smooth_step(values: np.ndarray) -> np.ndarray:
+def _smooth_step(values: np.ndarray | float) -> np.ndarray:
     values = np.clip(values, 0, 1)
     return values * values * (3 - 2 * values)
 
 
-def _stage(
-    portrait: _Portrait, size: tuple[int, int]
-) -> tuple[np.ndarray, tuple[float, float], float]:
-    """The portrait in the frame's scale, its surroundings fading into a soft backdrop.
+def _write_tones(path: Path) -> None:
+    """A quiet chord in A major that swells every two seconds."""
+    from scipy.io import wavfile
 
-    Returns:
-        The picture, and the centre and the width of the face in its pixels.
-    """
-    width = _FACE_WIDTH * size[1]
-    scale = width / portrait.face_width
-    resample = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    image = cv2.resize(portrait.image, None, fx=scale, fy=scale, interpolation=resample)
-    margin = max(size)
-    inside = np.pad(np.ones(image.shape[:2], np.uint8), margin)
-    image = cv2.copyMakeBorder(image, *[margin] * 4, cv2.BORDER_REPLICATE)
-    backdrop = cv2.GaussianBlur(image, (0, 0), 0.25 * width)
-    fade = cv2.distanceTransform(inside, cv2.DIST_L2, 5) / (0.15 * width)
-    alpha = _smooth_step(fade)[..., None]
-    image = np.round(alpha * image + (1 - alpha) * backdrop).astype(np.uint8)
-    centre = tuple(scale * side + margin for side in portrait.face_centre)
-    return image, centre, width
-
-
-def _animation(
-    portrait: _Portrait, size: tuple[int, int], rng: np.random.Generator
-) -> Callable[[float], np.ndarray]:
-    """The function from seconds to a frame, uint8 (height, width, 3), RGB."""
-    picture, centre, width = _stage(portrait, size)
-    zoom, pan_x, pan_y, lean, sway_x, sway_y, gain, warmth = (
-        _wave(rng) for _ in range(8)
-    )
-    gestures = [(_wave(rng), parts) for parts in _GESTURES.values()]
-    # One cell more on every side: resizing the field is not smooth along its edge.
-    columns, rows = (np.arange(-1, -(-side // _FIELD_STEP) + 1) for side in size)
-    grid = np.stack(np.meshgrid(columns, rows), axis=-1)
-    pixels = (grid + 0.5) * _FIELD_STEP - 0.5
-    origin = np.array(_FACE_CENTRE) * size
-
-    def frame_at(seconds: float) -> np.ndarray:
-        # The camera: from pixels of the frame to face widths around the face.
-        points = (pixels - origin) / (width * (1 + 0.13 * zoom(seconds)))
-        points += np.array((0.25 * pan_x(seconds), 0.10 * pan_y(seconds)))
-        # The neck: a turn about it, fading out around the head.
-        angle = np.deg2rad(12) * lean(seconds)
-        turn = np.array(
-            ((np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle)))
-        )
-        shift = (0.06 * sway_x(seconds), 0.04 * sway_y(seconds))
-        leant = (points - _NECK - shift) @ turn + _NECK
-        distance = np.linalg.norm((leant - _HEAD_CENTRE) / _HEAD_RADII, axis=-1)
-        follow = _smooth_step((_HEAD_FALLOFF - distance) / (_HEAD_FALLOFF - 1))
-        points = points + follow[..., None] * (leant - points)
-        # The gestures: each pulls its surroundings, so look up against the pull.
-        pull = np.zeros_like(points)
-        for wave, parts in gestures:
-            for place, reach, way in parts:
-                near = np.exp(-((((points - place) / reach) ** 2).sum(axis=-1)))
-                pull += (wave(seconds) * near)[..., None] * way
-        field = ((points - pull) * width + centre).astype(np.float32)
-        field = cv2.resize(field, None, fx=_FIELD_STEP, fy=_FIELD_STEP)
-        field = field[_FIELD_STEP:][: size[1], _FIELD_STEP:][:, : size[0]]
-        frame = cv2.remap(
-            picture, field, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-        )
-        colour = (
-            1 + 0.10 * gain(seconds) + 0.06 * warmth(seconds) * np.array((1, 0, -1))
-        )
-        return cv2.LUT(frame, _light(colour))
-
-    return frame_at
-
-
-def _light(factors: np.ndarray) -> np.ndarray:
-    """The table that multiplies each channel, uint8 (1, 256, 3)."""
-    table = np.arange(256)[None, :, None] * factors
-    return np.clip(np.round(table), 0, 255).astype(np.uint8)
+    seconds = np.arange(_SECONDS * 44100) / 44100
+    chord = sum(np.sin(2 * np.pi * tone * seconds) for tone in (220, 277.18, 329.63))
+    sound = 0.05 * (0.5 - 0.5 * np.cos(np.pi * seconds)) * chord
+    wavfile.write(path, 44100, (sound * 32767).astype(np.int16))
 
 
 if __name__ == "__main__":

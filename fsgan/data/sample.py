@@ -25,9 +25,9 @@ def make_sample_clips(
 ) -> tuple[Path, Path]:
     """Puts two short clips of one moving face each into a folder.
 
-    `a.mp4` shows Grace Hopper and has a sound track, `b.mp4` shows Eileen Collins and
-    is silent; 25 frames a second. Both are made from portraits in the
-    public domain by `tools/make_sample.py`.
+    `a.mp4` shows a man and has a sound track, `b.mp4` shows a woman and is silent; 25
+    frames a second. Neither exists: `tools/make_sample.py` makes the clips from pictures
+    of the package openpeople (MIT).
 
     Args:
         folder: where the clips go; made if it does not exist.
