@@ -361,7 +361,7 @@ def test_a_clear_face_missed_for_a_third_of_a_second_is_one_track(
         for track in (0, 1):
             [face], [expected] = gap.faces(frame, {track}), whole.faces(frame, {track})
             assert face.run == gap.faces(0, {track})[0].run
-            assert np.abs(face.landmarks - expected.landmarks).max() < 4
+            assert np.abs(face.landmarks - expected.landmarks).max() < 6
 
 
 @pytest.mark.parametrize(
