@@ -26,8 +26,8 @@ def make_sample_clips(
     """Puts two short clips of one moving face each into a folder.
 
     `a.mp4` shows a man and has a sound track, `b.mp4` shows a woman and is silent; 25
-    frames a second. Neither exists: `tools/make_sample.py` makes the clips from pictures
-    of the package openpeople (MIT).
+    frames a second. Neither exists: `tools/make_sample.py` makes the clips of pictures
+    in the package openpeople (MIT).
 
     Args:
         folder: where the clips go; made if it does not exist.
