@@ -501,7 +501,7 @@ def test_photos_are_swapped_each_for_itself(gray_model, tmp_path):
     Image.fromarray(camera()).save(folder / "man.tif")  # a kind that is not written
     (folder / "empty.png").touch()
     files = convert_images(folder, tmp_path / "out", gray_model)
-    counts = {path.name: count for path, count in files.converted.items()}
+    counts = {path.name: count for path, count in files.done.items()}
     assert counts["collins.jpg"] == 1
     assert counts["gray.webp"] == 0
     assert names_in(tmp_path / "out")[0] == "collins.jpg"
@@ -535,7 +535,7 @@ def test_a_video_that_fails_does_not_stop_the_others(
     convert_videos([folder / "one.mp4"], out, gray_model)
     files = convert_videos(folder, out, gray_model)
     assert len(loaded) == 2
-    assert [path.name for path in files.converted] == ["two.mov", "wave.webp"]
+    assert [path.name for path in files.done] == ["two.mov", "wave.webp"]
     assert probe(out / "two.mp4").frame_count == 3
     assert "exists already" in files.failed[folder / "one.mp4"]
     assert "broken.mp4" in files.failed[folder / "broken.mp4"]

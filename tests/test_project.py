@@ -137,7 +137,7 @@ compare: source swapped
 convert_image: source out model settings only overwrite
 convert_images: sources out_dir model settings only overwrite
 convert_video: source out model settings only faces start end fps overwrite
-convert_videos: sources out_dir model settings only suffix overwrite
+convert_videos: sources out_dir model settings only suffix overwrite cluster
 curate: source out_dir every min_face min_confidence min_group threshold
 evaluate: source swapped faces_a faces_b out_dir direction model distractors tracks
     start end
@@ -175,8 +175,8 @@ def test_a_public_name_takes_the_arguments_it_took(name):
 def test_the_package_is_small():
     modules = list((ROOT / "fsgan").rglob("*.py"))
     lines = sum(len(path.read_text().splitlines()) for path in modules)
-    assert len(modules) <= 65
-    assert lines <= 16_830
+    assert len(modules) <= 67
+    assert lines <= 17_120
 
 
 def test_converting_loads_neither_training_nor_keras():

@@ -8,7 +8,7 @@ first sound begins, whichever is earlier: so pictures and sound share a clock.
 import logging
 import math
 import time as clock
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -43,6 +43,13 @@ from fsgan.media.images import (
 )
 
 logger = logging.getLogger(__name__)
+
+# fmt: off
+VIDEO_SUFFIXES = frozenset({
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".gif",
+    ".webp",
+})
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,31 @@ def is_video(path: str | Path) -> bool:
             return True
     except ValueError:
         return path.suffix.lower() not in IMAGE_SUFFIXES
+
+
+def list_videos(sources: str | Path | Sequence[str | Path]) -> list[Path]:
+    """List the videos of a folder; photos are left out.
+
+    Args:
+        sources: the folder; or paths, which are taken as they are.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no video in it.
+    """
+    if not isinstance(sources, str | Path):
+        return [*map(Path, sources)]
+    folder = Path(sources)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder of videos; check the name")
+    found = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and is_video(path)
+    ]
+    if not found:
+        kinds = " ".join(sorted(VIDEO_SUFFIXES))
+        raise FileNotFoundError(f"{folder} holds no videos ({kinds})")
+    return found
 
 
 def probe(path: str | Path, fps: Fraction | float | None = None) -> VideoInfo:

@@ -7,11 +7,12 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import compress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,20 +36,14 @@ from fsgan.media.provenance import (
     video_metadata,
     write_sidecar,
 )
-from fsgan.media.reader import is_video, probe
+from fsgan.media.reader import list_videos, probe
 from fsgan.media.writer import ResumableWriter, remove_leftovers
 from fsgan.swap.render import Renderer
 from fsgan.swap.swapper import ConvertSettings, FaceSwapper
+from fsgan.tasks import Cluster, Results, run_each
 from fsgan.validation import AboveZero, AtLeastZero, checked
 
 log = logging.getLogger(__name__)
-
-# fmt: off
-VIDEO_SUFFIXES = frozenset({
-    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".gif",
-    ".webp",
-})
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -93,30 +88,6 @@ class ConvertedVideo:
         sheet = self.faces.contact_sheet
         picture = "" if sheet is None else picture_html(sheet)
         return f"<p>{html.escape(f'{self.path}: {self}')}</p>{picture}"
-
-
-@dataclass(frozen=True)
-class ConvertedFiles:
-    """What became of many files; printed, it is a table, failures last.
-
-    Attributes:
-        converted: by source, what `convert_video` returned; of a photo, the number of
-            faces swapped.
-        failed: by source, why not.
-    """
-
-    converted: dict[Path, ConvertedVideo | int] = field(default_factory=dict)
-    failed: dict[Path, str] = field(default_factory=dict)
-
-    def __repr__(self) -> str:
-        """The table."""
-        rows = [
-            (path.name, done if isinstance(done, ConvertedVideo) else f"faces: {done}")
-            for path, done in self.converted.items()
-        ]
-        rows += [(path.name, f"FAILED: {why}") for path, why in self.failed.items()]
-        width = max((len(name) for name, _ in rows), default=0)
-        return "\n".join(f"{name:<{width}}  {what}" for name, what in rows)
 
 
 @checked
@@ -303,7 +274,7 @@ def convert_images(
     *,
     only: str | Path | Identity | None = None,
     overwrite: bool = False,
-) -> ConvertedFiles:
+) -> Results:
     """Swaps the faces in many photos, each for itself.
 
     Args:
@@ -341,8 +312,9 @@ def convert_videos(
     only: str | Path | Identity | None = None,
     suffix: str = ".mp4",
     overwrite: bool = False,
-) -> ConvertedFiles:
-    """Swaps the faces in many videos.
+    cluster: str | Cluster | None = None,
+) -> Results:
+    """Swaps the faces in many videos, one after the other or on many machines.
 
     Args:
         sources: a folder of videos, or videos.
@@ -352,18 +324,24 @@ def convert_videos(
         only: whose face to swap; no numbers of tracks.
         suffix: kind of the videos to write.
         overwrite: whether they may be there already.
+        cluster: a client or a cluster of `distributed`, or the address of its
+            scheduler, whose workers convert a video each; all files must lie in folders
+            that its machines share. None converts here.
 
     Returns:
-        A table of what was done; a video that fails does not stop the others.
+        A table of what was done; a video that fails does not stop the others. If a
+        worker dies, another one goes on from the parts that are finished.
 
     Raises:
         FileNotFoundError: the folder, the model or the reference is missing.
-        ValueError: a setting is wrong, or two videos would be written to one file.
+        ImportError: Dask is not installed.
+        ValueError: a setting is wrong, two videos would be written to one file, or the
+            cluster cannot be reached, has no processes, or does not see a file.
     """
-    if isinstance(sources, str | Path):
-        sources = _list_videos(Path(sources))
-    outputs = {path: Path(out_dir, path.stem + suffix) for path in map(Path, sources)}
-    return _convert_each(convert_video, outputs, model, settings, only, overwrite)
+    outputs = {path: Path(out_dir, path.stem + suffix) for path in list_videos(sources)}
+    return _convert_each(
+        convert_video, outputs, model, settings, only, overwrite, cluster
+    )
 
 
 def _convert_each(
@@ -373,40 +351,48 @@ def _convert_each(
     settings: ConvertSettings | None,
     only: str | Path | Identity | None,
     overwrite: bool,
-) -> ConvertedFiles:
+    cluster: str | Cluster | None = None,
+) -> Results:
     """Converts file after file; what fails is named and the rest is done."""
-    [(out, count)] = Counter(outputs.values()).most_common(1) or [(None, 0)]
-    if count > 1:
-        both = [str(source) for source in outputs if outputs[source] == out]
-        raise ValueError(
-            f"{' and '.join(both)} would both be written to {out}: give them different "
-            "names or convert them one by one"
-        )
-    swapper, person = load_swapper(model, settings), _person(only)
-    files = ConvertedFiles()
-    for source, out in outputs.items():
-        try:
-            done = convert(source, out, swapper, only=person, overwrite=overwrite)
-            files.converted[source] = done
-        except (OSError, ValueError, MemoryError) as error:
-            files.failed[source] = str(error)
-            log.error("%s failed: %s", source, error)
-    return files
+    needs = [*outputs]
+    if cluster is not None:
+        if isinstance(model, FaceSwapper):
+            raise ValueError(
+                "a swapper cannot be sent to a cluster: give the model's folder, each "
+                "worker loads it"
+            )
+        model = Path(model).absolute()
+        only = Path(only).absolute() if isinstance(only, str | Path) else only
+        needs += [it for it in (model, only) if isinstance(it, Path)]
+    # What is not there yet may be replaced: a worker that has died may have made it.
+    tasks = {
+        source: (out, source, overwrite or not out.exists())
+        for source, out in outputs.items()
+    }
+    return run_each(
+        partial(_convert_one, convert),
+        tasks,
+        partial(_prepare, model, settings, only),
+        cluster=cluster,
+        needs=needs,
+        gpu=True,
+    )
 
 
-def _list_videos(folder: Path) -> list[Path]:
-    """The videos in a folder; photos are left out."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder of videos; check the name")
-    found = [
-        path
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and is_video(path)
-    ]
-    if not found:
-        kinds = " ".join(sorted(VIDEO_SUFFIXES))
-        raise FileNotFoundError(f"{folder} holds no videos ({kinds})")
-    return found
+def _prepare(
+    model: str | Path | FaceSwapper,
+    settings: ConvertSettings | None,
+    only: str | Path | Identity | None,
+) -> dict:
+    """What is loaded once for many files."""
+    return {"model": load_swapper(model, settings), "only": _person(only)}
+
+
+def _convert_one(
+    convert: Callable, out: Path, source: Path, overwrite: bool, **prepared: Any
+) -> ConvertedVideo | int:
+    """Converts one of many files."""
+    return convert(source, out, overwrite=overwrite, **prepared)
 
 
 def _check_output(source: Path, out: Path, overwrite: bool) -> None:
