@@ -40,7 +40,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "evaluation.bench": ["benchmark"],
         "evaluation.evaluate": ["evaluate"],
         "evaluation.player": ["compare"],
-        "evaluation.results": ["worst_stretches"],
+        "evaluation.review": ["review"],
         "faces.tracks": ["follow_faces"],
         "media.provenance": ["verify"],
         "models.legacy": ["import_legacy"],

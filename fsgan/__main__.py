@@ -83,6 +83,9 @@ COMMANDS = {
     "live": Command("live", "camera and model -> swapped, as it comes"),
     "follow": Command("follow_faces", "video -> who is where, with numbers", _tracks),
     "evaluate": Command("evaluate", "video and its swap -> how good it is"),
+    "review": Command(
+        "review", "video and its swap -> the frames that went wrong", repr
+    ),
     "verify": Command("verify", "what files say about their origin"),
     "export": Command("export", "model -> .dfm or .onnx", "written to {}".format),
     "bench": Command("benchmark", "how fast this machine is: a table to post"),

@@ -156,10 +156,10 @@ read_losses: model_dir
 read_validation: model_dir
 recipe: name resolution capacity
 restore_faces: faces_dir
+review: source swapped limit most identity_every tracks start end
 train: faces_a faces_b model_dir recipe minutes masks_a masks_b model settings resume
     start_from transfer on_preview
 verify: path
-worst_stretches: evaluation seconds
 """
 PUBLIC = dict(
     line.split(": ", 1) for line in PUBLIC.replace("\n    ", " ").strip().splitlines()
@@ -176,7 +176,7 @@ def test_the_package_is_small():
     modules = list((ROOT / "fsgan").rglob("*.py"))
     lines = sum(len(path.read_text().splitlines()) for path in modules)
     assert len(modules) <= 67
-    assert lines <= 17_120
+    assert lines <= 17_400
 
 
 def test_converting_loads_neither_training_nor_keras():

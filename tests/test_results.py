@@ -11,7 +11,6 @@ from fsgan.evaluation.results import (
     Evaluation,
     FrameScores,
     worst_frames,
-    worst_stretches,
 )
 
 
@@ -201,16 +200,3 @@ def test_the_worst_lie_apart_and_are_not_more_than_asked_for():
     ]
     assert worst_frames(frames, apart=0.07) == (1, 3, 5)
     assert worst_frames(frames, count=2, apart=0.0) == (1, 2)
-
-
-def test_worst_frames_are_gathered_to_stretches():
-    frames = tuple(FrameScores(index, float(index), True) for index in range(20))
-    found = replace(FULL, frames=frames, worst=(10, 3, 4, 0))
-    joined = [(9.5, 10.5), (2.5, 4.5), (0, 0.5)]
-    np.testing.assert_allclose(worst_stretches(found), joined)
-    apart = [(9.8, 10.2), (2.8, 3.2), (3.8, 4.2), (0, 0.2)]
-    np.testing.assert_allclose(worst_stretches(found, 0.2), apart)
-    assert worst_stretches(found, 6) == [(0, 16)]
-    assert worst_stretches(replace(found, worst=())) == []
-    with pytest.raises(ValueError, match="seconds must be greater than 0, got 0"):
-        worst_stretches(FULL, 0)

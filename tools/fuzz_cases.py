@@ -49,6 +49,7 @@ convert-images photos out model
 live model --source clips/a.mp4 --show null
 follow clips/a.mp4 out
 evaluate clips/a.mp4 swap.mp4 faces/a faces/b out --model model
+review clips/a.mp4 swap.mp4
 verify swap.mp4 swap.png
 export model out.dfm
 export model out.onnx --target onnx

@@ -2,18 +2,16 @@
 
 import os
 import platform
-import shutil
 from collections.abc import Collection
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import keras
 import numpy as np
-from typing_extensions import TypedDict
 
 from fsgan.data.dataset import center_crop_batch, load_faces, split_faces
 from fsgan.evaluation.measure import (
@@ -21,7 +19,10 @@ from fsgan.evaluation.measure import (
     Comparison,
     SwappedVideo,
     cut_out_faces,
+    find_tracks,
     measure_video,
+    probe_both,
+    read_conversion,
     read_sound,
 )
 from fsgan.evaluation.metrics import (
@@ -42,11 +43,8 @@ from fsgan.faces.geometry import (
 )
 from fsgan.faces.identity import embed
 from fsgan.faces.landmarks import LandmarkDetector
-from fsgan.faces.tracks import FaceTracks, follow_faces
 from fsgan.media.files import check_output
 from fsgan.media.images import evenly, list_images
-from fsgan.media.provenance import sidecar_path
-from fsgan.media.reader import VideoInfo, probe
 from fsgan.models.checkpoint import read_settings
 from fsgan.swap.generator import FaceGenerator
 from fsgan.swap.swapper import DIRECTIONS, ConvertSettings, FaceSwapper
@@ -55,7 +53,6 @@ from fsgan.validation import (
     AtLeastZero,
     check_two_folders,
     checked,
-    read_json,
 )
 
 _CHOSEN = 64  # faces of each person, and frames, whose identity is compared
@@ -115,8 +112,8 @@ def evaluate(
     source, swapped, out_dir = Path(source), Path(swapped), Path(out_dir)
     check_output(out_dir / "report.html")
     check_two_folders("A and B", faces_a, faces_b)
-    infos = _probe_both(source, swapped)
-    settings, notes = _read_conversion(swapped, direction)
+    infos = probe_both(source, swapped)
+    settings, notes = read_conversion(swapped, direction)
     folders = {"a": Path(faces_a), "b": Path(faces_b)}
     target = DIRECTIONS[direction]
     crops = {
@@ -127,7 +124,7 @@ def evaluate(
     swapper = None if model is None else FaceSwapper(model, settings)
     notes.append(_note_on_masks(swapper, swapped))
 
-    found = _find_tracks(source, swapped, out_dir, settings, tracks, start, end)
+    found = find_tracks(source, swapped, out_dir, settings, tracks, start, end)
     video = SwappedVideo(source, swapped, found, tracks, start, end)
     wide = _read_crops(folders[target], CROP_EXTENT)
     comparison = measure_video(video, swapper, _CHOSEN, wide)
@@ -183,50 +180,6 @@ def evaluate(
     return evaluation
 
 
-def _probe_both(source: Path, swapped: Path) -> tuple[VideoInfo, VideoInfo]:
-    """Describes both videos; raises where they cannot be laid over each other."""
-    infos = probe(source), probe(swapped)
-    sizes = [(info.width, info.height) for info in infos]
-    if sizes[0] != sizes[1]:
-        raise ValueError(
-            "{} is {}x{} pixels, {} {}x{}: give the very footage that was swapped, "
-            "converted with layout=1".format(swapped, *sizes[1], source, *sizes[0])
-        )
-    return infos
-
-
-class _Sidecar(TypedDict):
-    settings: dict[str, Any]
-
-
-def _read_conversion(
-    swapped: Path, direction: str
-) -> tuple[ConvertSettings, list[str]]:
-    """The settings of the conversion, from the file beside its result, and notes."""
-    path, defaults = sidecar_path(swapped), ConvertSettings(direction=direction)
-    use = "says how the video was converted: the default settings are used."
-    if not path.is_file():
-        return defaults, [f"There is no {path.name} that {use}"]
-    try:
-        recorded = read_json(path, _Sidecar, "convert again")["settings"]
-        names = {field.name for field in fields(ConvertSettings)}
-        unknown = sorted(recorded.keys() - names)
-        settings = ConvertSettings(**{k: recorded[k] for k in recorded.keys() & names})
-    except (OSError, ValueError) as error:
-        why = f"damaged or of another version ({error})"
-        return defaults, [f"{path.name} is {why}; it {use}"]
-    if settings.direction != direction:
-        raise ValueError(
-            f"{swapped} was swapped {settings.direction}: say "
-            f"direction={settings.direction!r}"
-        )
-    if not unknown:
-        return settings, []
-    names = ", ".join(unknown)
-    note = f"{path.name} is of another version: its settings {names} are unknown here."
-    return settings, [note]
-
-
 def _note_on_masks(swapper: FaceSwapper | None, swapped: Path) -> str:
     """Says where the masks come from."""
     if swapper is None:
@@ -237,42 +190,6 @@ def _note_on_masks(swapper: FaceSwapper | None, swapped: Path) -> str:
     younger = swapped.stat().st_mtime < swapper.checkpoint.stat().st_mtime
     warning = ", which is YOUNGER than the swapped video: they may differ"
     return f"Masks are made again with {swapper.checkpoint.name}{warning * younger}."
-
-
-def _find_tracks(
-    source: Path,
-    swapped: Path,
-    out_dir: Path,
-    settings: ConvertSettings,
-    wanted: Collection[int] | None,
-    start: float,
-    end: float | None,
-) -> FaceTracks:
-    """The faces of the source; what the conversion found is not searched for again."""
-    out_dir.mkdir(parents=True, exist_ok=True)
-    known = swapped.with_suffix(".tracks.json")
-    copy = out_dir / known.name
-    if known.is_file() and known.resolve() != copy.resolve():
-        shutil.copyfile(known, copy)
-    tracks = follow_faces(
-        source,
-        out_dir / swapped.name,
-        min_face=settings.min_face,
-        min_confidence=settings.min_confidence,
-        smoothing=settings.smoothing,
-        search_every=settings.search_every,
-        start=start,
-        end=end,
-    )
-    numbers = [track.number for track in tracks.tracks]
-    if not numbers:
-        raise ValueError(f"no face is found in {source}: nothing was swapped")
-    if unknown := set(wanted or ()) - set(numbers):
-        raise ValueError(
-            f"tracks must be of {source}: there is no {min(unknown)} among {numbers}; "
-            "look at the picture of the tracks"
-        )
-    return tracks
 
 
 def _read_crops(folder: str | Path, extent: float = 1.0) -> list[np.ndarray]:

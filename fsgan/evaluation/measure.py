@@ -1,17 +1,19 @@
 """A video and its swap, read in step and measured frame by frame."""
 
+import shutil
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from functools import cached_property
 from itertools import chain, takewhile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import cv2
 import numpy as np
 from tqdm.auto import tqdm
+from typing_extensions import TypedDict
 
 from fsgan.evaluation.metrics import (
     MAX_PSNR,
@@ -38,15 +40,23 @@ from fsgan.faces.geometry import (
 )
 from fsgan.faces.mesh import OVAL, FaceMesh, eye_opening, mouth_opening
 from fsgan.faces.pose import estimate_mesh_pose, pose_difference
-from fsgan.faces.tracks import FaceTracks
+from fsgan.faces.tracks import FaceTracks, follow_faces
 from fsgan.media.decoding import clock_start, decode, open_media, packets
 from fsgan.media.images import evenly
 from fsgan.media.prefetch import prefetch
-from fsgan.media.reader import Frame, converted_from, probe, read_frames
+from fsgan.media.provenance import sidecar_path
+from fsgan.media.reader import (
+    Frame,
+    VideoInfo,
+    converted_from,
+    probe,
+    read_frames,
+)
 from fsgan.models.checkpoint import read_settings
 from fsgan.models.networks import ModelConfig
 from fsgan.swap.compositing import Layer, feather, place
-from fsgan.swap.swapper import FaceSwapper
+from fsgan.swap.swapper import ConvertSettings, FaceSwapper
+from fsgan.validation import read_json
 
 _MASK_SIZE = 64  # pixels, of an estimated mask
 _COVERAGE = 0.8  # of a model that is not known, the default of `ModelConfig`
@@ -88,6 +98,87 @@ class SwappedVideo:
         )
 
 
+def probe_both(source: Path, swapped: Path) -> tuple[VideoInfo, VideoInfo]:
+    """Describes both videos; raises where they cannot be laid over each other."""
+    infos = probe(source), probe(swapped)
+    sizes = [(info.width, info.height) for info in infos]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            "{} is {}x{} pixels, {} {}x{}: give the very footage that was swapped, "
+            "converted with layout=1".format(swapped, *sizes[1], source, *sizes[0])
+        )
+    return infos
+
+
+class _Sidecar(TypedDict):
+    settings: dict[str, Any]
+
+
+def read_conversion(
+    swapped: Path, direction: str | None = None
+) -> tuple[ConvertSettings, list[str]]:
+    """The settings of the conversion, from the file beside its result, and notes."""
+    path = sidecar_path(swapped)
+    defaults = ConvertSettings(direction=direction or "AtoB")
+    use = "says how the video was converted: the default settings are used."
+    if not path.is_file():
+        return defaults, [f"There is no {path.name} that {use}"]
+    try:
+        recorded = read_json(path, _Sidecar, "convert again")["settings"]
+        names = {field.name for field in fields(ConvertSettings)}
+        unknown = sorted(recorded.keys() - names)
+        settings = ConvertSettings(**{k: recorded[k] for k in recorded.keys() & names})
+    except (OSError, ValueError) as error:
+        why = f"damaged or of another version ({error})"
+        return defaults, [f"{path.name} is {why}; it {use}"]
+    if direction not in (None, settings.direction):
+        raise ValueError(
+            f"{swapped} was swapped {settings.direction}: say "
+            f"direction={settings.direction!r}"
+        )
+    if not unknown:
+        return settings, []
+    names = ", ".join(unknown)
+    note = f"{path.name} is of another version: its settings {names} are unknown here."
+    return settings, [note]
+
+
+def find_tracks(
+    source: Path,
+    swapped: Path,
+    out_dir: Path,
+    settings: ConvertSettings,
+    wanted: Collection[int] | None,
+    start: float,
+    end: float | None,
+) -> FaceTracks:
+    """The faces of the source; what the conversion found is not searched for again."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    known = swapped.with_suffix(".tracks.json")
+    copy = out_dir / known.name
+    if known.is_file() and known.resolve() != copy.resolve():
+        shutil.copyfile(known, copy)
+    tracks = follow_faces(
+        source,
+        out_dir / swapped.name,
+        min_face=settings.min_face,
+        min_confidence=settings.min_confidence,
+        smoothing=settings.smoothing,
+        search_every=settings.search_every,
+        start=start,
+        end=end,
+    )
+    numbers = [track.number for track in tracks.tracks]
+    if not numbers:
+        raise ValueError(f"no face is found in {source}: nothing was swapped")
+    if unknown := set(wanted or ()) - set(numbers):
+        raise ValueError(
+            f"tracks must be of {source}: there is no {min(unknown)} among {numbers}; "
+            "look at the picture of the tracks"
+        )
+    return tracks
+
+
 class RealFaces:
     """Real faces of the target, as a model without fault would generate them.
 
@@ -109,7 +200,7 @@ class RealFaces:
             five = mean_landmarks(len(crop), CROP_EXTENT)
             mesh, depth = fit.with_depth(crop, five)
             matrix = crop_matrix(five, size, model.coverage)
-            picture, oval = align(crop, matrix, size), _oval(mesh, matrix, size)
+            picture, oval = align(crop, matrix, size), face_oval(mesh, matrix, size)
             looks.append(_look(mesh, depth))
             sharp.append(sharpness(picture, oval))
             self._faces.append((picture, oval if model.mask else np.ones_like(oval)))
@@ -284,12 +375,14 @@ class Comparison:
             self.crops.append((index, *map(_crop, (source, after), landmarks)))
             matrix = crop_matrix(landmarks[1], model.resolution, model.coverage)
             shown = align(after, matrix, model.resolution)
-            oval = _oval(meshes[1], matrix, model.resolution)
+            oval = face_oval(meshes[1], matrix, model.resolution)
             self._sharpness.append(sharpness(shown, oval))
             if not self._swapper:
                 continue
             if model.mask:
-                oval = _oval(meshes[0], self._swapper.matrix(face), model.resolution)
+                oval = face_oval(
+                    meshes[0], self._swapper.matrix(face), model.resolution
+                )
                 [ideal] = self._swapper.paste(source, face, shown, oval).layers
                 self._mask_iou.append(mask_iou(layer.alpha, ideal.alpha))
             if self._target:
@@ -442,7 +535,7 @@ def _look(mesh: np.ndarray, depth: np.ndarray) -> np.ndarray:
     return np.array([yaw, pitch, _MOUTH * mouth_opening(mesh)])
 
 
-def _oval(mesh: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+def face_oval(mesh: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     """The face's mask in a crop, float32 [0, 1] (size, size, 1), slightly blurred."""
     hull = cv2.convexHull(transform_points(mesh[OVAL], matrix).astype(np.float32))
     mask = np.zeros((size, size), np.float32)

@@ -10,12 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fsgan.assets import render
-from fsgan.evaluation.results import (
-    NOT_MEASURED,
-    Evaluation,
-    FrameScores,
-    worst_stretches,
-)
+from fsgan.evaluation.results import NOT_MEASURED, Evaluation, FrameScores
 from fsgan.media.files import write_beside
 from fsgan.media.images import (
     contact_sheet,
@@ -105,8 +100,6 @@ def write_report(
         evaluation=evaluation,
         plots=plots,
         worst=shown,
-        stretches=worst_stretches(evaluation),
-        out=Path(evaluation.swapped),
         statement=STATEMENT,
     )
     with write_beside(out_dir / "report.html") as path:

@@ -12,7 +12,6 @@ from scipy.stats import rankdata
 
 from fsgan.assets import render
 from fsgan.evaluation.metrics import MAX_PSNR, Figure, Summary
-from fsgan.validation import AboveZero, checked
 
 NOT_MEASURED = "not measured"
 
@@ -248,36 +247,6 @@ def worst_frames(
         if all(abs(frame.seconds - other.seconds) >= apart for other in chosen):
             chosen.append(frame)
     return tuple(frame.index for frame in chosen)
-
-
-@checked
-def worst_stretches(
-    evaluation: Evaluation, seconds: AboveZero = 0.5
-) -> list[tuple[float, float]]:
-    """Gathers the worst frames to stretches of the source.
-
-    To be converted again with `fsgan.convert_video(..., start=start, end=end)`.
-
-    Args:
-        evaluation: as of `fsgan.evaluate`.
-        seconds: before and after each of them, above 0.
-
-    Returns:
-        (start, end) in seconds of the source, that with the worst frame first. They do
-        not overlap or touch; none begins before the first frame with a face.
-
-    Raises:
-        ValueError: `seconds` is not above 0.
-    """
-    times = {frame.index: frame.seconds for frame in evaluation.frames}
-    stretches: list[tuple[int, float, float]] = []
-    for time, place in sorted((times[x], i) for i, x in enumerate(evaluation.worst)):
-        start = max(time - seconds, evaluation.frames[0].seconds)
-        if stretches and start <= stretches[-1][2]:
-            before, start, _ = stretches.pop()
-            place = min(place, before)
-        stretches.append((place, round(start, 3), round(time + seconds, 3)))
-    return [(start, end) for _, start, end in sorted(stretches)]
 
 
 def _ranked(values: np.ndarray) -> np.ndarray:
