@@ -1,7 +1,5 @@
 """The frames of a swap that went wrong."""
 
-import json
-import re
 
 import cv2
 import numpy as np
