@@ -1,6 +1,5 @@
 """The frames of a swap that went wrong."""
 
-
 import cv2
 import numpy as np
 import pytest
