@@ -175,8 +175,8 @@ def test_a_public_name_takes_the_arguments_it_took(name):
 def test_the_package_is_small():
     modules = list((ROOT / "fsgan").rglob("*.py"))
     lines = sum(len(path.read_text().splitlines()) for path in modules)
-    assert len(modules) <= 67
-    assert lines <= 17_400
+    assert len(modules) <= 68
+    assert lines <= 17_550
 
 
 def test_converting_loads_neither_training_nor_keras():
