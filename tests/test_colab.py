@@ -83,6 +83,7 @@ def test_on_colab_it_goes_from_uploads_to_a_marked_download(tmp_path, monkeypatc
     ]
     assert "nothing to do" in printed["install-fsgan"]
     assert "64 pixels, lite; 0 iterations are done" in printed["settings"]
+    assert printed["bench"] == "not measured: BENCH is False\n"
     assert "image/png" in shown["faces"] & shown["losses"]
     assert "image/jpeg" in shown["train"] and "text/html" in shown["side-by-side"]
     assert (tmp_path / "done.ipynb").stat().st_size < 3e6
@@ -178,6 +179,15 @@ def test_footage_of_your_own_needs_consent():
         exec(CODE["consent"], names)
     exec(CODE["consent"], names | {"CONSENT": True})
     exec(CODE["consent"], names | {"VIDEO_A": None})  # the sample
+
+
+def test_the_switch_shows_a_table_of_speeds_and_keeps_the_figures():
+    switch = 'BENCH = False  # @param {type: "boolean"}\n'
+    assert CODE["bench"].startswith(switch)
+    fsgan, shown = SimpleNamespace(benchmark="table of {}".format), []
+    names = {"fsgan": fsgan, "display": shown.append, "kept": Path("kept")}
+    exec(CODE["bench"].replace("False", "True", 1), names)
+    assert shown == [f"table of {Path('kept', 'bench.json')}"]
 
 
 def test_cells_are_short_and_the_first_says_what_is_allowed():

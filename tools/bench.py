@@ -1,13 +1,12 @@
-"""Measures the stages on this machine: one table of times and ratios, and a JSON file.
+"""Measures what the package gains: one table of times and ratios, and a JSON file.
 
 Times of one run may be compared with each other; of different machines or days, only
-the ratios. Run by `make bench`, which writes `build/bench.json` beside.
+the ratios. Run by `make bench`, which writes `build/bench.json` beside. How fast the
+machine is, recipe by recipe, `fsgan bench` tells.
 """
 
-import importlib.metadata
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -39,8 +37,8 @@ from fsgan import (
     convert_video,
     recipe,
 )
-from fsgan.data.augmentation import sample
 from fsgan.data.dataset import FaceSet, make_batch
+from fsgan.evaluation.bench import machine
 from fsgan.faces.detector import FaceDetector
 from fsgan.faces.geometry import crop_matrix
 from fsgan.media.reader import probe, read_frames
@@ -94,19 +92,6 @@ def bench_import() -> None:
     report("import fsgan", 1000 * float(np.median(times)), "ms")
 
 
-def bench_augmentation() -> None:
-    """Training samples a second on one core."""
-    cv2.setNumThreads(1)
-    rng, mask = np.random.default_rng(0), np.zeros((100, 100), np.uint8)
-
-    def hundred() -> None:
-        for _ in range(100):
-            sample(FACE, mask, FACE, SETTINGS, 64, 0.8, rng)
-
-    report("augmentation, one core, 64", 100 / median_seconds(hundred, 9), "samples/s")
-    cv2.setNumThreads(-1)
-
-
 STEPS = (  # updates, precision, attention
     ("separate", "float32", "plain"),  # as the original
     ("fused", "float32", "plain"),
@@ -126,22 +111,15 @@ def bench_training() -> None:
         for case in STEPS:
             if "bfloat16" in case and fastest_precision() == "float32":
                 continue  # emulated, it takes minutes
-            ms, megabytes = measured("step", "v2.2", resolution, capacity, *case)
+            ms, megabytes = measured("step", resolution, capacity, *case)
             base = base or ms
             updates, precision, attention = case
             name = f"step, {resolution} {capacity}, {updates}, {precision}"
             name += f", {attention} attention"
             report(name, ms, "ms", base, megabytes)
-    base = None
-    for capacity, resolution in product(("lite", "standard"), (64, 96, 128)):
-        case = ("quick", resolution, capacity, "fused", "float32", "no")
-        ms, megabytes = measured("step", *case)
-        base = base or ms
-        report(f"step, quick {resolution} {capacity}", ms, "ms", base, megabytes)
 
 
 def measure_step(
-    name: str,
     resolution: str,
     capacity: str,
     updates: str,
@@ -153,7 +131,7 @@ def measure_step(
         fsgan.models.layers.attend = plain_attention
     images = np.stack([FACE] * 8)
     faces = FaceSet(images, np.zeros_like(images), ["f"] * 8)
-    model, settings = recipe(name, int(resolution), capacity)
+    model, settings = recipe("v2.2", int(resolution), capacity)
     model = replace(model, attention=attention != "no")
     gan = FaceSwapGAN(model, settings.losses, updates=updates, precision=precision)
     chosen = [
@@ -321,30 +299,12 @@ def paste(
     return (alpha * rgb + (1 - alpha) * frame).clip(0, 255).astype(np.uint8)
 
 
-def machine() -> dict[str, str | int]:
-    """What was measured on, and with."""
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(
-        r"model name\s*: (.+)", cpuinfo.read_text() if cpuinfo.exists() else ""
-    )
-    packages = ("fsgan", "keras", "tensorflow-cpu", "tensorflow", "av", "opencv-python")
-    installed = {d.name: d.version for d in importlib.metadata.distributions()}
-    return {
-        "processor": found[1] if found else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "date": datetime.now(UTC).date().isoformat(),
-        "python": platform.python_version(),
-        "backend": keras.backend.backend(),
-    } | {name: installed[name] for name in packages if name in installed}
-
-
 def main() -> None:
     """Runs every measurement."""
     where = machine()
     print(", ".join(f"{name} {value}" for name, value in where.items()))
     print("ratios are to the first row of a group\n")
     bench_import()
-    bench_augmentation()
     bench_training()
     bench_detection()
     with tempfile.TemporaryDirectory() as folder:
