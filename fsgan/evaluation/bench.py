@@ -193,7 +193,7 @@ def machine() -> dict[str, str | int]:
         "keras": keras.__version__,
         backend: sys.modules[backend].__version__,
         "python": platform.python_version(),
-        "system": platform.platform(),
+        "system": platform.system(),
         "date": datetime.now(UTC).date().isoformat(),
     }
 
