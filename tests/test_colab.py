@@ -191,7 +191,7 @@ def test_the_switch_shows_a_table_of_speeds_and_keeps_the_figures():
 
 
 def test_cells_are_short_and_the_first_says_what_is_allowed():
-    for words in ("FAQ of Colab", "deepfakes", "people who agreed", "public domain"):
+    for words in ("FAQ of Colab", "deepfakes", "people who agreed", "invented people"):
         assert words in CELLS[0].source
     for cell in CELLS:
         if cell.cell_type == "code":
