@@ -37,7 +37,7 @@ demo: $(INSTALLED) ## Run the notebooks on the embedded footage, in build/demo.
 	@echo
 	@echo 'Look at these in build/demo:'
 	@echo '  work/swap.mp4            the swapped video'
-	@echo '  work/side_by_side.png    source, result and mask'
+	@echo '  work/side_by_side.mp4    source, result and mask'
 	@echo '  work/evaluation/         how good it is: open report.html'
 	@echo '  work/model/previews/     what the networks learned, and when'
 	@echo '  work/faces/              the extracted faces'

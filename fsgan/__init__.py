@@ -56,6 +56,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "swap.swapper": ["ConvertSettings", "FaceSwapper"],
         "training.losses": ["LossWeights"],
         "training.monitor": [
+            "NotebookPreview",
             "draw_preview",
             "make_timelapse",
             "plot_training",
