@@ -21,7 +21,12 @@ PARAMETERS = {
     },
     "01_extract_faces.ipynb": {"EVERY": 6},
     "02_make_eye_masks.ipynb": {},
-    "03_train_gan.ipynb": {"MINUTES": 0.1, "BATCH_SIZE": 2, "PREVIEW_EVERY": 5},
+    "03_train_gan.ipynb": {
+        "MINUTES": 0.1,
+        "RESOLUTION": 64,
+        "BATCH_SIZE": 2,
+        "PREVIEW_EVERY": 5,
+    },
     "04_convert_video.ipynb": {"END": 0.5},
     "05_evaluate.ipynb": {"END": 0.5, "AGAIN": 0},
 }
