@@ -29,7 +29,9 @@ COLAB = {  # some of what it had installed in June 2026
     "tensorflow": "2.20.0",
 }
 INSTALL = ("parameters", "install-tools", "install-look", "install-fsgan")
-SHORT = dict(MINUTES=0.05, BATCH_SIZE=2, PREVIEW_EVERY=5, EVERY=6, END=0.4)
+SHORT = dict(
+    MINUTES=0.05, RESOLUTION=64, BATCH_SIZE=2, PREVIEW_EVERY=5, EVERY=6, END=0.4
+)
 STUB = """
 import shutil
 from pathlib import Path
