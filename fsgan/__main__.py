@@ -116,7 +116,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse_command(arguments)
     if options.quiet:
         os.environ["TQDM_DISABLE"] = "1"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes on itself
     logging.basicConfig(format="%(levelname)s: %(message)s")
     level = logging.WARNING if options.quiet else logging.INFO
     logging.getLogger("fsgan").setLevel(level)
