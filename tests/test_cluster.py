@@ -177,10 +177,10 @@ def test_a_folder_that_is_not_shared_is_refused(client, clips, tmp_path, monkeyp
         yield tmp_path / "only here"
 
     monkeypatch.setattr(ours, "unfinished", elsewhere)
-    with pytest.raises(ValueError, match="the worker tcp:.* does not see .*only here"):
+    with pytest.raises(ValueError, match=r"the worker tcp:.* does not see .*only here"):
         run_each(print, {"a": (tmp_path / "a",)}, cluster=client)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="does not see .*moon"):
+    with pytest.raises(ValueError, match=r"does not see .*moon"):
         Share(dict, [tmp_path, Path("/moon")], {}).setup(SimpleNamespace(address="x"))
 
 
@@ -226,7 +226,7 @@ def test_what_is_no_cluster_of_processes_is_refused(clips, gray_model, tmp_path)
             ValueError, match=f"no Dask scheduler answers at {address}:"
         ):
             convert(gray_model, cluster=address)
-    with pytest.raises(ValueError, match="cluster must be .*, got 3"):
+    with pytest.raises(ValueError, match=r"cluster must be .*, got 3"):
         convert(gray_model, cluster=3)
     swapper = FaceSwapper(gray_model, FAST)
     with pytest.raises(ValueError, match="give the model's folder"):
