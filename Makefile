@@ -6,12 +6,13 @@ BIN := .venv/bin
 WORKERS ?= 2
 INSTALLED := .venv/.installed-$(TENSORFLOW)
 OPTIONAL := .venv/.installed-optional
+DOCS := .venv/.installed-docs
 NOTEBOOKS := $(wildcard notebooks/*.ipynb colab/*.ipynb)
 # TensorFlow's notes on start-up hide what matters.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 DEMO := 01_extract_faces 02_make_eye_masks 03_train_gan 04_convert_video 05_evaluate
 
-.PHONY: setup demo notebooks test test-fast check format bench fuzz clean help
+.PHONY: setup demo notebooks docs test test-fast check format bench fuzz clean help
 .DEFAULT_GOAL := help
 
 help: ## Say what can be made.
@@ -48,7 +49,7 @@ notebooks: $(INSTALLED) ## Open the notebooks in JupyterLab.
 
 # The tests exercise what is optional, too; face-alignment brings PyTorch.
 $(OPTIONAL): $(INSTALLED)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[landmarks,provenance]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[landmarks,provenance,docs]'
 	@touch $@
 
 test: $(OPTIONAL) ## Run the tests, two files at a time.
@@ -68,6 +69,14 @@ format: $(INSTALLED) ## Put style, format and notebooks in order.
 	$(BIN)/ruff format .
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --keep-id $(NOTEBOOKS))
 
+$(DOCS): $(INSTALLED)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: $(DOCS) ## Build the pages of docs/ in build/site; a warning is an error.
+	$(BIN)/zensical build --clean --strict
+	@echo 'Open build/site/index.html'
+
 bench: $(INSTALLED) ## Measure the speed on this machine.
 	$(BIN)/python tools/bench.py
 
@@ -76,5 +85,5 @@ fuzz: $(INSTALLED) ## Look for faults by odd input and by kills, for an hour or 
 	$(BIN)/python tools/kill.py
 
 clean: ## Remove what was built; .venv and weights/ stay.
-	rm -rf build *.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf build .cache *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 	find fsgan tests -name __pycache__ -type d -prune -exec rm -rf {} +

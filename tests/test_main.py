@@ -1,4 +1,4 @@
-"""The command line: arguments, exit status, and all of it once as README tells it."""
+"""The command line: arguments, exit status, and all of docs/commands.md once."""
 
 import logging
 import os
@@ -397,7 +397,7 @@ def run(line: str) -> int:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """A folder in which README's commands were run."""
+    """A folder in which the commands of docs/commands.md were run."""
     folder = tmp_path_factory.mktemp("work")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -19,7 +19,16 @@ EXTRAS = PROJECT["optional-dependencies"]
 
 def project_texts():
     """Every text file of the project, whether or not git knows it yet."""
-    for folder in (".", ".ci", "colab", "fsgan", "notebooks", "tests", "weights"):
+    for folder in (
+        ".",
+        ".ci",
+        "colab",
+        "docs",
+        "fsgan",
+        "notebooks",
+        "tests",
+        "weights",
+    ):
         for path in (ROOT / folder).glob("*" if folder == "." else "**/*"):
             named = path.name in ("Makefile", "LICENSE", "run", ".gitignore")
             kinds = (".py", ".md", ".toml", ".txt", ".yml", ".ipynb", ".json")
@@ -118,7 +127,7 @@ def test_importing_the_package_does_not_start(heavy):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-# The names that README promises, and arguments that may not vanish.
+# The names that docs/api.md lists, and arguments that may not vanish.
 PUBLIC = """
 AugmentationSettings: rotation zoom shift flip color_match motion_blur
 ConvertSettings: direction color color_smoothing blend min_alpha feather sharpen
