@@ -169,7 +169,8 @@ def _parse_command(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "rest", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="its arguments"
     )
-    return parser.parse_args(arguments)
+    typed = sys.argv[1:] if arguments is None else arguments
+    return parser.parse_args(typed or ["--help"])
 
 
 def _run(name: str, arguments: Sequence[str]) -> int:

@@ -512,3 +512,10 @@ def test_help_and_verify_start_nothing_slow(files):
     assert verified.stdout.startswith("plain.png\n  metadata     none\n")
     for heavy in ("tensorflow", "keras", "torch", "jax"):
         assert f" {heavy}\n" not in verified.stderr
+
+
+def test_without_a_word_the_commands_are_listed(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 0
+    assert "convert-image" in capsys.readouterr().out

@@ -58,7 +58,9 @@ def open_video(path: Path) -> Iterator[av.VideoStream]:
     with open_media(path) as container:
         name = container.format.name
         if name == "image2" or name.endswith("_pipe"):
-            raise ValueError(f"{path} is a picture, not a video")
+            raise ValueError(
+                f"{path} is a picture, not a video; convert_image takes it"
+            )
         if name == "tty":  # FFmpeg shows any text as a film of letters
             raise ValueError(f"{path} is a text, not a video")
         streams = films(container)

@@ -258,7 +258,7 @@ def _check_film(path: Path, fps: Fraction | float | None) -> bool:
         )
     animated = is_animated(path)
     if animated is False:
-        raise ValueError(f"{path} is a picture, not a video")
+        raise ValueError(f"{path} is a picture, not a video; convert_image takes it")
     return bool(animated)
 
 
