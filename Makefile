@@ -75,7 +75,8 @@ $(DOCS): $(INSTALLED)
 
 docs: $(DOCS) ## Build the pages of docs/ in build/site; a warning is an error.
 	$(BIN)/zensical build --clean --strict
-	@echo 'Open build/site/index.html'
+	@echo 'Open build/site/index.html, or, for its search, the address that this gives:'
+	@echo '  $(BIN)/python -m http.server -d build/site'
 
 bench: $(INSTALLED) ## Measure the speed on this machine.
 	$(BIN)/python tools/bench.py

@@ -1,6 +1,6 @@
 """Trainable face swapping: a GAN with one shared encoder and a decoder a person.
 
-The stages, in the order in which they are run::
+The stages, in the order in which they are run:
 
     fsgan.extract_faces("a.mp4", "faces/a")           # video or photos -> face crops
     fsgan.make_masks("faces/a", "masks/a")            # face crops -> masks

@@ -123,5 +123,10 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     build = [sys.executable, "-m", "zensical", "build", "--strict"]
     done = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    api = (tmp_path / "build/site/api.html").read_text(encoding="utf-8")
-    assert 'id="fsgan.swap.convert.convert_video"' in api
+    pages = [
+        path.read_text(encoding="utf-8")
+        for path in (tmp_path / "build/site").glob("*.html")
+    ]
+    assert any('id="fsgan.swap.convert.convert_video"' in page for page in pages)
+    loaded = r"<(?:script|img|link)\b[^>]*(?:src|href)=.?https?:"
+    assert not re.search(loaded, "".join(pages))
