@@ -254,7 +254,7 @@ def test_a_recipe_is_a_config_of_train(tmp_path, capsys):
 # Commands and their exit status
 
 
-@pytest.mark.parametrize("arguments", [[], ["verify"], ["swap", "marked.png"]])
+@pytest.mark.parametrize("arguments", [["verify"], ["swap", "marked.png"]])
 def test_wrong_usage_is_an_error(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
