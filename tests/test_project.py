@@ -165,7 +165,8 @@ read_losses: model_dir
 read_validation: model_dir
 recipe: name resolution capacity
 restore_faces: faces_dir
-review: source swapped limit most identity_every tracks start end
+review: source swapped model settings out limit most identity_every tracks start
+    end
 train: faces_a faces_b model_dir recipe minutes masks_a masks_b model settings resume
     start_from transfer on_preview
 verify: path

@@ -1,16 +1,20 @@
 """The frames of a swap that went wrong."""
 
+import av
 import cv2
 import numpy as np
 import pytest
 
-from fsgan import make_sample_clips, review
+from fsgan import ConvertSettings, convert_video, make_sample_clips, review, verify
 from fsgan.evaluation.review import SuspectFrame, _stretches, _unusual
 from fsgan.faces.detector import FaceDetector
+from fsgan.faces.tracks import FaceTracks
 from fsgan.media.images import read_image
-from fsgan.media.provenance import read_marks
+from fsgan.media.provenance import read_marks, read_sidecar
 from fsgan.media.reader import read_frames
 from fsgan.media.writer import VideoWriter
+from fsgan.models.checkpoint import save_checkpoint
+from fsgan.models.networks import ModelConfig, build_networks
 
 FRAMES = 48
 
@@ -161,3 +165,148 @@ def test_what_is_usual_is_the_median_around_in_the_same_run():
     assert _unusual(values, runs).tolist() == [0, 0, 8, 0, 0, 0, 0, 0]
     both = _unusual(np.stack([values, 0 * values], axis=1), runs)
     assert both.sum(axis=0).tolist() == [8, 0]
+
+
+LOST, PART = 20, 16  # the frame that was not swapped; frames from key to key frame
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Folder of a model that lays half transparent red over a face."""
+    config = ModelConfig(64, "lite", attention=False, discriminators=False)
+    networks = build_networks(config)
+    for layer, bias in (("rgb", [0.5, -0.5, -0.5]), ("alpha", [-0.5])):
+        weights = [np.zeros((5, 5, 32, len(bias))), np.array(bias)]
+        networks["decoder_b"].get_layer(layer).set_weights(weights)
+    folder = tmp_path_factory.mktemp("model")
+    save_checkpoint(folder, networks, {}, {"model": config, "iteration": 0})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def make_film(source, model, shared_generators):
+    """Converts the clip, but for one frame."""
+    faces = FaceTracks.faces
+
+    def make(path, **settings):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("fsgan.swap.render.PART_FRAMES", PART)
+            patch.setattr(
+                FaceTracks,
+                "faces",
+                lambda self, index, only=None: (
+                    [] if index == LOST else faces(self, index, only)
+                ),
+            )
+            settings = ConvertSettings(color="none", **settings)
+            convert_video(source, path, model, settings)
+        return path
+
+    return make
+
+
+def packets(path, kind):
+    with av.open(str(path)) as file:
+        found = [it for it in file.demux(**{kind: 0}) if it.size]
+        return [(it.pts, it.duration, bytes(it)) for it in found]
+
+
+def shown(path):
+    return [(frame.time, frame.image) for frame in read_frames(path)]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
+def test_only_what_went_wrong_is_converted_again(
+    source, make_film, model, tmp_path, suffix
+):
+    film, out = make_film(tmp_path / f"swap{suffix}"), tmp_path / f"better{suffix}"
+    content = film.read_bytes()
+    changes = {"min_alpha": 0.6}
+    options = {"most": 1, "identity_every": 99}
+    found = review(source, film, model, changes, out=out, **options)
+    [stretch] = found.stretches
+    assert (stretch.first.index, stretch.worst.reason) == (LOST, "face missed")
+    last = stretch.last.index
+    assert film.read_bytes() == content
+    old, new = packets(film, "video"), packets(out, "video")
+    assert [it[:2] for it in old] == [it[:2] for it in new]
+    changed = [index for index in range(FRAMES) if old[index] != new[index]]
+    end = next(it for it in (2 * PART, FRAMES) if it > last)
+    assert changed == list(range(LOST, end))
+    assert f"again: {last + 1 - LOST}; behind them, encoded once more: "
+    assert f"{end - last - 1}; untouched to the bit: {FRAMES + LOST - end}" in repr(
+        found
+    )
+    assert packets(film, "audio") == packets(out, "audio") != []
+    before, after = shown(film), shown(out)
+    assert [time for time, _ in before] == [time for time, _ in after]
+    for index, ((_, one), (_, other)) in enumerate(zip(before, after, strict=True)):
+        if index not in changed:
+            np.testing.assert_array_equal(one, other)
+        elif index > last:
+            assert cv2.PSNR(one, other) > 35
+    # The face became red.
+    change = after[LOST][1].astype(int) - before[LOST][1]
+    assert change[..., 0].mean() > 1 > change[..., 1].mean()
+    # The new film says that it is synthetic, and what was done to it.
+    found = verify(out)
+    assert found.synthetic and not found.tampered and found.sidecar_matches
+    record, _ = read_sidecar(out)
+    assert record["settings"]["min_alpha"] == 0
+    [again] = record["again"]
+    assert again["settings"]["min_alpha"] == 0.6
+    assert again["start"] == pytest.approx(LOST / 25)
+
+
+def test_a_lossless_film_changes_in_those_frames_alone(
+    source, make_film, model, tmp_path
+):
+    """It takes its own place, and what was done before is still noted."""
+    film = make_film(tmp_path / "swap.mkv", lossless=True)
+    before = packets(film, "video")
+    found = review(source, film, model, most=1, identity_every=99)
+    [stretch] = found.stretches
+    after = packets(film, "video")
+    changed = [index for index in range(FRAMES) if before[index] != after[index]]
+    assert LOST in changed
+    first, last = stretch.first.position, stretch.last.position
+    assert first <= changed[0] and changed[-1] <= last
+    found = review(source, film, model, limit=0.1, most=1, identity_every=99)
+    assert "face missed" not in {frame.reason for frame in found.frames}
+    assert len(read_sidecar(film)[0]["again"]) == 2
+
+
+def test_what_cannot_be_converted_again_is_refused(
+    source, make_film, model, swap, tmp_path
+):
+    film = make_film(tmp_path / "swap.mp4")
+    (tmp_path / "there.mp4").write_text("mine")
+    content = film.read_bytes()
+    for error, message, arguments in (
+        (ValueError, "give the model", {"settings": {"color": "lab"}}),
+        (ValueError, "crf must stay that of the film, 18", {"settings": {"crf": 30}}),
+        (ValueError, "out must end in .mp4", {"out": tmp_path / "new.mkv"}),
+        (FileExistsError, "there.mp4 exists", {"out": tmp_path / "there.mp4"}),
+        (ValueError, "has no 'colour', but", {"settings": {"colour": "lab"}}),
+        (FileNotFoundError, "no trained model", {"model": tmp_path}),
+        (
+            ValueError,
+            "number the tracks anew",
+            {"tracks": [0], "settings": {"min_face": 20}},
+        ),
+    ):
+        if "model" not in arguments and message != "give the model":
+            arguments = {"model": model} | arguments
+        with pytest.raises(error, match=message):
+            review(source, film, **arguments)
+    frames = [blended(*frame) for frame in swap]
+    frames[LOST] = swap[LOST][0]
+    height, width = frames[0].shape[:2]
+    other = tmp_path / "other.mp4"
+    with VideoWriter(other, width, height, 25, crf=30) as writer:
+        for frame in frames:
+            writer.write(frame)
+    with pytest.raises(ValueError, match="was not encoded here with these settings"):
+        review(source, other, model, identity_every=99)
+    assert film.read_bytes() == content
+    assert not list(tmp_path.glob(".unfinished"))

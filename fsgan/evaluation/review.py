@@ -1,7 +1,10 @@
 """The frames of a swap that went wrong: ranked, shown, and converted again."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import os
+from bisect import bisect_left
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,10 +26,19 @@ from fsgan.faces.detector import FaceDetector
 from fsgan.faces.geometry import CROP_SIZE, align, crop_matrix, transform_points
 from fsgan.faces.identity import embed, load_network
 from fsgan.faces.mesh import LEFT_EYE, LIPS, RIGHT_EYE, FaceMesh
-from fsgan.media.files import check_output
+from fsgan.media.encoding import key_frames, replace_frames
+from fsgan.media.files import check_output, unfinished
 from fsgan.media.images import contact_sheet, write_image
-from fsgan.media.provenance import image_xmp
+from fsgan.media.provenance import (
+    image_xmp,
+    read_sidecar,
+    sidecar_path,
+    video_metadata,
+)
 from fsgan.media.reader import probe
+from fsgan.media.writer import VideoWriter
+from fsgan.swap.convert import finish_output
+from fsgan.swap.swapper import ConvertSettings, FaceSwapper
 from fsgan.validation import AboveZero, AtLeastZero, Count, checked
 
 _AROUND = 25  # frames of the same face, of which the median is what is usual
@@ -44,6 +56,7 @@ _LEAST = {
     "blur": 0.03,
     "identity": 0.005,
 }
+_FILM = ("crf", "lossless", "encoder", "layout", "layers", "mark")  # settings of it
 _TILE, _COLUMNS = 160, 6  # of the sheet
 _ROW = np.dtype(
     [
@@ -97,7 +110,7 @@ class Review:
         frames: all frames with a swapped face, the most suspicious first.
         stretches: where frames reach the limit, the worst first.
         sheet: picture of the worst frame of each, source and swap; None without any.
-        notes: what could not be measured.
+        notes: what could not be measured, and what was converted again.
     """
 
     frames: tuple[SuspectFrame, ...]
@@ -116,7 +129,10 @@ class Review:
 def review(
     source: str | Path,
     swapped: str | Path,
+    model: str | Path | None = None,
+    settings: ConvertSettings | Mapping | None = None,
     *,
+    out: str | Path | None = None,
     limit: AboveZero = 2.0,
     most: Count = 24,
     identity_every: Count = 10,
@@ -124,7 +140,7 @@ def review(
     start: AtLeastZero = 0.0,
     end: AboveZero | None = None,
 ) -> Review:
-    """Ranks the frames of a swap that look wrong.
+    """Ranks the frames of a swap that look wrong, and converts them again.
 
     Each face is compared with itself in the 25 frames around: where its mesh lies
     ("jitter") and what it expresses ("expression") against the source's, where the
@@ -132,10 +148,19 @@ def review(
     usual face it is ("identity"). A face that is not there any more, or is still the
     source's, is "face missed". What the first pass never found is not seen.
 
+    With a model, the stretches are converted again, and no others. In the new film the
+    packets of all frames are the old ones, to the bit, but for those frames and what
+    follows them up to the next key frame (at most 250 frames; none in a lossless film):
+    this shows what it showed, encoded once more. So do sound and subtitles stay.
+
     Args:
         source: the footage.
         swapped: what `fsgan.convert_video` made of it, in layout 1; beside it goes the
             sheet, `<swapped>.review.png`.
+        model: folder given to `fsgan.train`, to convert again; None only looks.
+        settings: what to change of the conversion's settings, {"color": "lab"}; how the
+            film is encoded and laid out stays.
+        out: the new film, of the same kind; None: it takes the place of `swapped`.
         limit: score from which on a frame belongs to a stretch.
         most: stretches that are listed and shown, at most.
         identity_every: every n-th frame is asked whose face it is: a tenth of a second.
@@ -147,18 +172,25 @@ def review(
         The frames and stretches. Memory: 1 KB a face and frame.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file is no video; the videos differ in size, or in length where
-            they should not; no face is found; or there is no such track.
-        OSError: the sheet cannot be written.
+        FileExistsError: `out` is there already.
+        FileNotFoundError: a file, or the model, is missing.
+        ValueError: a file is no video; the videos differ in size or frames; no face is
+            found; there is no such track; a setting is wrong, or not to be changed; or
+            the film was not encoded here.
+        OSError: the sheet or the film cannot be written.
     """
     source, swapped = Path(source), Path(swapped)
     sheet = swapped.with_suffix(".review.png")
     check_output(sheet)
     probe_both(source, swapped)
-    settings, notes = read_conversion(swapped)
-    folder = swapped.parent
-    found = find_tracks(source, swapped, folder, settings, tracks, start, end)
+    used, notes = read_conversion(swapped)
+    again = None
+    if model is not None:
+        out = _check_film(swapped, out)
+        again = FaceSwapper(model, _changed(used, settings, tracks))
+    elif out is not None or settings is not None:
+        raise ValueError("out and settings are to convert again: give the model, too")
+    found = find_tracks(source, swapped, swapped.parent, used, tracks, start, end)
     video = SwappedVideo(source, swapped, found, tracks, start, end)
     frames = _rank(_measure(video, identity_every, notes))
     stretches = _stretches(frames, limit)[:most]
@@ -171,8 +203,104 @@ def review(
         write_image(sheet, contact_sheet(tiles, _COLUMNS, _TILE, labels), image_xmp())
     else:
         sheet.unlink(missing_ok=True)
+    if again is not None and stretches:
+        notes.append(_convert_again(video, stretches, again, used, out))
     shown = sheet if stretches else None
     return Review(tuple(frames), tuple(stretches), shown, tuple(notes))
+
+
+def _check_film(swapped: Path, out: str | Path | None) -> Path:
+    """The name of the new film; raises where it cannot be made."""
+    if swapped.is_dir():
+        raise ValueError(f"{swapped} is a folder: only films are converted again")
+    out = swapped if out is None else Path(out)
+    check_output(out)
+    check_output(sidecar_path(out))
+    if out.suffix.lower() != swapped.suffix.lower():
+        raise ValueError(f"out must end in {swapped.suffix}, like the film, got {out}")
+    if out != swapped and out.exists():
+        raise FileExistsError(f"{out} exists already: give another name")
+    return out
+
+
+def _changed(
+    used: ConvertSettings,
+    settings: ConvertSettings | Mapping | None,
+    tracks: Collection[int] | None,
+) -> ConvertSettings:
+    """The settings of the film with the changes; raises where one may not be made."""
+    from fsgan.training.recipes import changed  # brings Keras
+
+    new = changed(used, settings or {})
+    for name in _FILM:
+        if getattr(new, name) != (value := getattr(used, name)):
+            raise ValueError(f"{name} must stay that of the film, {value!r}")
+    searched = ("min_face", "min_confidence", "search_every")
+    if tracks and any(getattr(new, x) != getattr(used, x) for x in searched):
+        raise ValueError(
+            f"{', '.join(searched)} number the tracks anew: leave these, or tracks, "
+            "as they are"
+        )
+    return new
+
+
+def _convert_again(
+    video: SwappedVideo,
+    stretches: Sequence[Stretch],
+    swapper: FaceSwapper,
+    used: ConvertSettings,
+    out: Path,
+) -> str:
+    """Writes the film with new stretches, and says what became of its frames."""
+    film, settings, keys = video.swapped, swapper.settings, key_frames(video.swapped)
+    spans = sorted((it.first.position, it.last.position + 1) for it in stretches)
+    asked = {position for span in spans for position in range(*span)}
+    pieces: list[tuple[int, int]] = []
+    for first, last in spans:
+        end = keys[bisect_left(keys, last)]
+        if pieces and first <= pieces[-1][1]:
+            first, before = pieces.pop()
+            end = max(end, before)
+        pieces.append((first, end))
+    info = probe(video.source)
+    encoding = {name: getattr(used, name) for name in ("crf", "lossless", "encoder")}
+    with unfinished(out) as folder:
+        tracks = find_tracks(
+            *(video.source, film, folder, settings, video.only, video.start, video.end)
+        )
+        files, pairs, position = {}, (it for it in video.frames() if it[1]), 0
+        for first, end in pieces:
+            swapper.reset()
+            files[first] = folder / f"{first}{film.suffix}"
+            size = info.width, info.height
+            with VideoWriter(files[first], *size, info.fps, **encoding) as writer:
+                for before, after in islice(pairs, first - position, end - position):
+                    picture = after.image
+                    if after.index in asked and not before.damaged:
+                        faces = tracks.faces(before.index, video.only)
+                        [(picture, _)] = swapper.swap([before.image], [faces])
+                    writer.write(picture)
+            position = end
+        whole = folder / f"whole{film.suffix}"
+        marks = video_metadata() if settings.mark else {}
+        replace_frames(film, files, whole, marks)
+        if settings.mark:
+            record, _ = read_sidecar(film) or ({}, False)
+            how = asdict(settings)
+            secrets = {name: how.pop(name) for name in ("certificate", "private_key")}
+            new = [
+                {"start": it.first.seconds, "end": it.last.seconds, "settings": how}
+                for it in stretches
+            ]
+            again = record.get("again", []) + new
+            signed = replace(used, **secrets)
+            finish_output(signed, video.source, out, whole, again)
+        os.replace(whole, out)
+    encoded = sum(end - first for first, end in pieces)
+    return (
+        f"{out}: frames converted again: {len(asked)}; behind them, encoded once more: "
+        f"{encoded - len(asked)}; untouched to the bit: {keys[-1] - encoded}."
+    )
 
 
 def _measure(video: SwappedVideo, every: int, notes: list[str]) -> np.ndarray:

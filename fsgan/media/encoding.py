@@ -22,7 +22,7 @@ from av.container import InputContainer, OutputContainer
 from av.error import FFmpegError
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
-from fsgan.media.decoding import film_start, open_media
+from fsgan.media.decoding import film_start, films, open_media, open_video, packets
 from fsgan.media.sound import Codecs, carry_over
 from fsgan.validation import check
 
@@ -31,6 +31,12 @@ Encoder = Literal["software", "nvenc"]  # the processor, or an NVIDIA card
 _NVENC = "h264_nvenc"
 # What phones, browsers and QuickTime play from an mp4; Opus is not for QuickTime.
 _QUICKTIME_SOUND = ("aac", "mp3", "ac3", "eac3", "alac")
+
+# Of an mp4; in milliseconds, as is usual, delays of a stream are not exact.
+_FAST_START = {
+    "movflags": "+faststart+use_metadata_tags",
+    "movie_timescale": "90000",
+}
 
 
 @dataclass(frozen=True)
@@ -114,12 +120,7 @@ def choose_format(
     if suffix == ".mkv":
         return VideoFormat(*h264, all_copied)
     sound = (*_QUICKTIME_SOUND, "opus") if suffix == ".mp4" else _QUICKTIME_SOUND
-    # In milliseconds, as is usual, delays of a stream are not exact.
-    fast_start = {
-        "movflags": "+faststart+use_metadata_tags",
-        "movie_timescale": "90000",
-    }
-    return VideoFormat(*h264, Codecs(sound, "aac", "mov_text"), fast_start)
+    return VideoFormat(*h264, Codecs(sound, "aac", "mov_text"), _FAST_START)
 
 
 class Cut(NamedTuple):
@@ -260,6 +261,69 @@ def join_parts(
         # Little by little, so that players find sound and picture side by side.
         for packet in merge(video, *others, key=lambda x: x.pts * x.time_base):
             container.mux(packet)
+
+
+def replace_frames(
+    film: Path, pieces: dict[int, Path], path: Path, metadata: dict[str, str]
+) -> None:
+    """Write a film anew with other frames in some places; all else is copied.
+
+    Args:
+        film: as `VideoWriter` writes it: packets in the order in which they are shown.
+        pieces: by the number of a first frame, films of the same format with the frames
+            to show instead; a key frame or the end must follow each.
+        path: file to write, of the same kind.
+        metadata: tags of the file.
+
+    Raises:
+        ValueError: a piece was encoded otherwise than the film.
+    """
+
+    def frames(piece: Path) -> Iterator[av.Packet]:
+        with open_video(piece) as stream:
+            if stream.codec_context.extradata != shown.codec_context.extradata:
+                raise ValueError(
+                    f"{film} was not encoded here with these settings, so its frames "
+                    "cannot be replaced: convert the whole video again"
+                )
+            yield from (it for it in packets(stream) if it is not None and it.size)
+
+    in_matroska = path.suffix.lower() in (".mkv", ".webm")
+    options = {} if in_matroska else _FAST_START
+    with (
+        open_media(film) as old,
+        av.open(f"file:{path}", "w", options=options) as new,
+    ):
+        new.metadata.update(metadata)
+        new.set_chapters(old.chapters())
+        known = [
+            it for it in old.streams if it.codec_context or it.type == "attachment"
+        ]
+        streams = {it.index: new.add_stream_from_template(it) for it in known}
+        [shown, *_] = films(old)
+        streams[shown.index].codec_context.framerate = shown.average_rate
+        others, number = iter(()), 0
+        for packet in old.demux([it for it in known if it.type != "attachment"]):
+            if not packet.size or packet.dts is None:
+                continue
+            stream = streams[packet.stream.index]
+            if packet.stream is shown:
+                if number in pieces:
+                    others = frames(pieces[number])
+                if (other := next(others, None)) is not None:
+                    for name in ("pts", "dts", "duration", "time_base"):
+                        setattr(other, name, getattr(packet, name))
+                    packet = other
+                number += 1
+            packet.stream = stream
+            new.mux(packet)
+
+
+def key_frames(film: Path) -> list[int]:
+    """Return the numbers of the frames at which decoding can begin, and their count."""
+    with open_video(film) as stream:
+        keys = [it.is_keyframe for it in packets(stream) if it is not None and it.size]
+    return [*(number for number, is_key in enumerate(keys) if is_key), len(keys)]
 
 
 def _packets(

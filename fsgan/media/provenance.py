@@ -5,11 +5,12 @@ Metadata is honest, not tamper-proof: encoding a file anew may lose it.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
@@ -45,6 +46,7 @@ _SECRETS = ("certificate", "private_key")  # settings that name files of the use
 
 
 class _Sidecar(TypedDict):
+    again: NotRequired[list[dict[str, Any]]]
     comment: str
     software: str
     DigitalSourceType: str
@@ -133,6 +135,7 @@ def write_sidecar(
     source: str | Path | None,
     settings: dict,
     content: Path | None = None,
+    again: Sequence[dict] = (),
 ) -> Path:
     """Writes the marks beside an output, as `<name>.synthetic.json`.
 
@@ -143,6 +146,7 @@ def write_sidecar(
         source: what it was made of, of which the name alone is noted; None: unknown.
         settings: how it was made; where certificate and key lie is left out.
         content: where the output still lies; None: under its name.
+        again: of each part that was converted again, how; noted if there is any.
 
     Returns:
         The file: `video_metadata`, and `file` (name), `sha256` (of a folder, that of
@@ -159,6 +163,8 @@ def write_sidecar(
         "source": None if source is None else Path(source).name,
         "settings": {k: v for k, v in settings.items() if k not in _SECRETS},
     }
+    if again:
+        record["again"] = list(again)
     sidecar = sidecar_path(path)
     text = json.dumps(record, indent=2, ensure_ascii=False, default=str)
     with write_beside(sidecar) as temporary:

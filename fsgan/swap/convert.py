@@ -148,7 +148,7 @@ def convert_image(
     with write_beside(out) as path:
         path.write_bytes(encode_image(out, picture, image_xmp() if marked else None))
         if marked:
-            _finish(swapper.settings, source, out, path)
+            finish_output(swapper.settings, source, out, path)
     if not marked:
         sidecar_path(out).unlink(missing_ok=True)
     return len(layers)
@@ -245,7 +245,7 @@ def convert_video(
     else:
         layers_dir = out.with_suffix(".layers") if settings.layers else None
         renderer = Renderer(swapper, info, found, chosen, stretch, layers_dir)
-        finish = partial(_finish, settings, source, out)
+        finish = partial(finish_output, settings, source, out)
         marks = {"metadata": video_metadata(), "xmp": image_xmp(), "finish": finish}
         marks = marks if marked else {}
         with writer(settings=renderer.depends_on, **marks) as opened:
@@ -455,10 +455,23 @@ def _is_marked(settings: ConvertSettings, source: Path, swapped: bool) -> bool:
     return swapped and settings.mark
 
 
-def _finish(settings: ConvertSettings, source: Path, out: Path, path: Path) -> None:
+def finish_output(
+    settings: ConvertSettings,
+    source: Path,
+    out: Path,
+    path: Path,
+    again: Sequence[dict] = (),
+) -> None:
     """Signs what will be called `out`, and writes its sidecar: no output without one.
 
     If signing fails, the marks are still in it.
+
+    Args:
+        settings: how it was made, and what to sign with.
+        source: what it was made of.
+        out: its name to be.
+        path: where it lies.
+        again: as of `write_sidecar`.
     """
     for file in list_images(path) if path.is_dir() else [path]:
         try:
@@ -470,4 +483,4 @@ def _finish(settings: ConvertSettings, source: Path, out: Path, path: Path) -> N
             )
         except ValueError as error:
             log.warning("%s is marked, but not signed: %s", out, error)
-    write_sidecar(out, source, asdict(settings), path)
+    write_sidecar(out, source, asdict(settings), path, again)
