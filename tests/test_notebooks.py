@@ -28,7 +28,7 @@ PARAMETERS = {
         "PREVIEW_EVERY": 5,
     },
     "04_convert_video.ipynb": {"END": 0.5},
-    "05_evaluate.ipynb": {"END": 0.5, "AGAIN": 0},
+    "05_evaluate.ipynb": {"END": 0.5},
 }
 
 

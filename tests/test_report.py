@@ -126,7 +126,7 @@ def test_the_page_gives_the_call_that_converts_the_worst_again(page):
     [code] = re.findall("<pre>(.*?)</pre>", page, re.DOTALL)
     _, call = ast.parse(html.unescape(code)).body
     assert ast.unparse(call.value.func) == "fsgan.review"
-    assert [ast.literal_eval(path) for path in call.value.args] == [EVIL, EVIL]
+    assert [ast.literal_eval(path) for path in call.value.args[:2]] == [EVIL, EVIL]
 
 
 def test_every_figure_is_in_the_json_too(folder, tmp_path):

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 # The argument that a command may change if it is one of these; all else is input.
 CHANGED = {"extract": 2, "examine": 1, "restore": 1, "train": 3, "convert": 2}
+CHANGED |= {"review": 2}
 GOES_ON = ("faces/a", "faces/c", "model", "swap.mp4", "half.mp4")
 ENDLESS = ("iterations", "minutes", "batch_size")  # a right value may take days
 
@@ -50,6 +51,7 @@ live model --source clips/a.mp4 --show null
 follow clips/a.mp4 out
 evaluate clips/a.mp4 swap.mp4 faces/a faces/b out --model model
 review clips/a.mp4 swap.mp4
+review clips/a.mp4 swap.mp4 --model model --out out.mp4 --limit 0.5
 verify swap.mp4 swap.png
 export model out.dfm
 export model out.onnx --target onnx

@@ -151,7 +151,7 @@ def review(
     With a model, the stretches are converted again, and no others. In the new film the
     packets of all frames are the old ones, to the bit, but for those frames and what
     follows them up to the next key frame (at most 250 frames; none in a lossless film):
-    this shows what it showed, encoded once more. So do sound and subtitles stay.
+    this shows what it showed, encoded once more. Sound and subtitles are copied, too.
 
     Args:
         source: the footage.
@@ -194,18 +194,17 @@ def review(
     video = SwappedVideo(source, swapped, found, tracks, start, end)
     frames = _rank(_measure(video, identity_every, notes))
     stretches = _stretches(frames, limit)[:most]
+    shown = sheet if stretches else None
+    sheet.unlink(missing_ok=True)
     if stretches:
         tiles, labels = [], []
         cut = cut_out_faces(video, [it.worst.index for it in stretches])
         for stretch, (_, *pictures) in zip(stretches, cut, strict=True):
             tiles += pictures
             labels += [f"frame {stretch.worst.index}", stretch.worst.reason]
+        if again is not None:
+            notes.append(_convert_again(video, stretches, again, used, out))
         write_image(sheet, contact_sheet(tiles, _COLUMNS, _TILE, labels), image_xmp())
-    else:
-        sheet.unlink(missing_ok=True)
-    if again is not None and stretches:
-        notes.append(_convert_again(video, stretches, again, used, out))
-    shown = sheet if stretches else None
     return Review(tuple(frames), tuple(stretches), shown, tuple(notes))
 
 
