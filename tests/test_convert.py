@@ -566,7 +566,7 @@ def test_no_output_has_its_name_before_its_sidecar(
         source, out = tmp_path / "photo.png", tmp_path / "swap.png"
         write_image(source, astronaut())
 
-    def die(path, source, settings, content):
+    def die(path, source, settings, content, again):
         assert (path, content.exists(), out.exists()) == (out, True, False)
         raise KeyboardInterrupt
 
