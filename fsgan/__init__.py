@@ -33,7 +33,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "data.augmentation": ["AugmentationSettings"],
         "data.curation": ["curate", "examine_faces", "restore_faces"],
-        "data.extract": ["extract_faces"],
+        "data.extract": ["extract_faces", "extract_videos"],
         "data.masks": ["make_masks"],
         "data.quality": ["DoctorSettings", "ExamineSettings"],
         "data.sample": ["make_sample_clips"],
@@ -63,6 +63,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "read_losses",
             "read_validation",
         ],
+        "training.pairs": ["train_pairs"],
         "training.recipes": ["TrainSettings", "recipe"],
         "training.train": ["train"],
     },

@@ -56,6 +56,7 @@ def _tracks(followed: Any) -> str:
 
 COMMANDS = {
     "extract": Command("extract_faces", "video, photos or camera -> face crops"),
+    "extract-videos": Command("extract_videos", "a folder of videos -> crops of each"),
     "examine": Command(
         "examine_faces",
         "face crops -> advice, bad ones aside",
@@ -70,6 +71,7 @@ COMMANDS = {
     "masks": Command("make_masks", "face crops -> masks of eyes, face and mouth"),
     "recipe": Command("recipe", "print a config file for train, to change", _config),
     "train": Command("train", "face crops -> trained model", "saved in {}".format),
+    "train-pairs": Command("train_pairs", "folders of people -> a model a pair"),
     "convert": Command(
         "convert_video",
         "video and model -> swapped video",

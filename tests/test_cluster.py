@@ -15,7 +15,14 @@ from clips import packets_of
 from distributed import Client, LocalCluster, WorkerPlugin
 from skimage.data import astronaut
 
-from fsgan import ConvertSettings, FaceSwapper, convert_videos
+from fsgan import (
+    ConvertSettings,
+    FaceSwapper,
+    convert_videos,
+    extract_faces,
+    extract_videos,
+    train_pairs,
+)
 from fsgan import cluster as ours
 from fsgan.cluster import Share
 from fsgan.media.writer import ResumableWriter, VideoWriter
@@ -128,6 +135,22 @@ def test_a_worker_that_is_killed_costs_no_finished_part_and_no_clip(
     assert len(rows) == 2 * 3
     plugins = client.run(lambda dask_worker: [*dask_worker.plugins])
     assert not any(it.startswith("fsgan") for names in plugins.values() for it in names)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_the_faces_of_each_clip_go_to_its_own_folder(client, clips, tmp_path, many):
+    sources = [clips / "a.mp4", clips / "b.mp4", clips / "none.mp4"]
+    cluster = client if many else None
+    results = extract_videos(sources, tmp_path / "people", every=10, cluster=cluster)
+    assert {key.name: len(found) for key, found in results.done.items()} == {
+        "a.mp4": 2,
+        "b.mp4": 2,
+    }
+    assert "none.mp4 does not exist" in results.failed[sources[2]]
+    assert names_in(tmp_path / "people") == ["a", "b"]
+    extract_faces(sources[1], tmp_path / "alone", every=10)
+    for path in (tmp_path / "alone").iterdir():
+        assert (tmp_path / "people" / "b" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_a_system_error_is_tried_again_and_a_sentence_is_not(client, clips, tmp_path):
@@ -248,3 +271,16 @@ def test_in_a_notebook_the_table_fills_while_it_runs(monkeypatch):
     monkeypatch.setattr("IPython.display.display", lambda *a, **named: handle)
     run_each(divmod, {"a": (4, 2), "b": (9, 2)}, cluster=None)
     assert shown == ["a  (2, 0)", "a  (2, 0)\nb  (4, 1)"]
+
+
+def test_a_pair_is_trained_in_a_worker_and_left_alone_when_done(
+    client, two_people, tmp_path
+):
+    how = {"recipe": "autoencoder", "model": {"capacity": "lite"}}
+    how["settings"] = {"batch_size": 1, "precision": "float32"}
+    train = partial(train_pairs, two_people, tmp_path, cluster=client, **how)
+    first = train(minutes=1e-6)
+    assert first.failed == {}
+    assert first.done["a-b"].iterations == 1
+    assert first.done["a-b"].model_dir == tmp_path / "a-b"
+    assert train(minutes=1e-6).done == first.done

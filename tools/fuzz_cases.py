@@ -28,6 +28,7 @@ SCENES = [
 extract clips/a.mp4 out
 extract photos out
 extract photo.jpg faces/a
+extract-videos clips out
 examine faces/a --faces_b faces/b
 examine faces/a --apply true
 restore faces/c
@@ -38,6 +39,7 @@ recipe quick
 train faces/a faces/b out --config train.yaml
 train faces/a faces/b out --config train.yaml --start_from model
 train faces/a faces/b model --settings.iterations 3
+train-pairs faces out --pairs [[a,b]] --config pairs.yaml
 convert clips/a.mp4 out.mp4 model
 convert clips/a.mp4 swap.mp4 model --overwrite true
 convert clips/a.mp4 half.mp4 model
@@ -538,6 +540,7 @@ def build_base(folder: Path, main: Any) -> None:
     short = dict(iterations=2, batch_size=1, preview_every=1, validation=0.2)
     config["settings"] |= short | {"precision": "float32"}
     write("train.yaml", yaml.safe_dump(config))
+    write("pairs.yaml", yaml.safe_dump({"settings": short}))
     run("train faces/a faces/b model --config train.yaml")
     run("convert clips/a.mp4 swap.mp4 model")
     run("convert-image photo.jpg swap.png model")

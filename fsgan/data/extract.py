@@ -2,12 +2,14 @@
 
 import logging
 import os
-from collections.abc import Generator, Sized
+from collections.abc import Generator, Sequence, Sized
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -31,7 +33,8 @@ from fsgan.media.images import (
     picture_html,
     read_image,
 )
-from fsgan.media.reader import is_video, probe, read_frames
+from fsgan.media.reader import is_video, list_videos, probe, read_frames
+from fsgan.tasks import Cluster, Results, run_each
 from fsgan.validation import AboveZero, Count, check_two_folders, checked
 
 log = logging.getLogger(__name__)
@@ -197,6 +200,52 @@ def extract_faces(
     files = [out_dir / entry["file"] for entry in found]
     sheet = contact_sheet([read_image(path) for path in evenly(files, 64)])
     return ExtractedFaces(frames, with_face, files, sheet)
+
+
+@checked
+def extract_videos(
+    sources: str | Path | Sequence[str | Path],
+    out_dir: str | Path,
+    *,
+    every: Count = 6,
+    min_face: MinFace = 30,
+    min_confidence: MinConfidence = 0.95,
+    seconds: AboveZero | None = None,
+    most: Count | None = None,
+    cluster: str | Cluster | None = None,
+) -> Results:
+    """Cuts the faces out of many videos, one after the other or on many machines.
+
+    Args:
+        sources: a folder of videos, or videos and whatever else `fsgan.extract_faces`
+            takes, but no camera.
+        out_dir: folder for the crops; those of each video go to a folder of its name.
+        every: as of `fsgan.extract_faces`, like all that follows.
+        min_face: smallest face.
+        min_confidence: smallest score of a face.
+        seconds: that are searched of each.
+        most: faces after which the search of each stops.
+        cluster: as of `fsgan.convert_videos`, and what a worker that dies had begun is
+            begun anew.
+
+    Returns:
+        A table of what was found; a video that fails does not stop the others.
+
+    Raises:
+        FileNotFoundError: the folder is missing or holds no video.
+        ImportError: Dask is not installed.
+        ValueError: a setting is out of its range, two videos have one name, or the
+            cluster is refused, as of `fsgan.convert_videos`.
+    """
+    settings = {"every": every, "min_face": min_face, "min_confidence": min_confidence}
+    work = partial(_extract_to, seconds=seconds, most=most, **settings)
+    tasks = {path: (Path(out_dir, path.stem), path) for path in list_videos(sources)}
+    return run_each(work, tasks, cluster=cluster, needs=tasks)
+
+
+def _extract_to(out_dir: Path, source: Path, **settings: Any) -> ExtractedFaces:
+    """Extracts the faces of one of many videos."""
+    return extract_faces(source, out_dir, **settings)
 
 
 def write_faces_record(faces_dir: str | Path, entries: list[dict]) -> None:

@@ -216,6 +216,7 @@ class _Training:
         self.reached = 0.0  # share of the schedule when this run began
         self.seconds_before = 0.0  # of training, before this run
         self.began = time.monotonic()
+        self.interrupted = False
 
     @property
     def seconds(self) -> float:
@@ -263,20 +264,19 @@ class _Training:
 
     def run(self) -> Path:
         """Trains to the last iteration, or to an interrupt; the newest checkpoint."""
-        interrupted = False
         self.log = TrainingLog(self.model_dir, self.gan.iteration)
         with self.log:
             try:
                 self.loop()
             except KeyboardInterrupt:
-                interrupted = True
+                self.interrupted = True
         folder = self.save()
         if folder is None:
             raise FloatingPointError(
                 "the losses exploded before the first checkpoint: train anew with a "
                 "smaller learning_rate"
             )
-        if interrupted:
+        if self.interrupted:
             log.warning(
                 "stopped at iteration %d, saved in %s: call train again with the same "
                 "folders to go on",
@@ -369,6 +369,7 @@ class _Training:
             "decoders_swapped": gan.decoders_swapped,
             "progress": self.progress,
             "seconds": self.seconds,
+            "interrupted": self.interrupted,
             "phase": asdict(phase_at(self.progress)),
             "training": asdict(self.settings),
             "versions": {name: version(name) for name in packages},
