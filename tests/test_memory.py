@@ -87,7 +87,7 @@ def test_the_batch_divides_among_the_devices_that_share_it(put_in, monkeypatch):
 
 def test_without_a_card_it_is_8_and_the_log_says_so(monkeypatch, caplog):
     monkeypatch.setattr(memory, "has_graphics_card", lambda: False)
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "fsgan")
     assert largest_batch(None) == 8
     assert "batch_size is 8, as no graphics card is there" in caplog.text
 
@@ -110,7 +110,7 @@ def test_a_model_is_left_as_it_was(monkeypatch, caplog):
     monkeypatch.setattr(memory, "has_graphics_card", lambda: True)
     monkeypatch.setattr(memory, "_card_memory", lambda: (0, 0))
     monkeypatch.setattr(memory, "LOG_EVERY", 1)
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "fsgan")
     tf.config.run_functions_eagerly(True)
     try:
         assert largest_batch(gan) == 8
