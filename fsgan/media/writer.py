@@ -309,7 +309,9 @@ class ResumableWriter(VideoWriter):
         super().__enter__()
         # The system lets go of it when the process dies, however it dies.
         file = self._hidden / _LOCK
-        self._lock = FileLock(file, blocking=False, thread_local=False)
+        self._lock = FileLock(
+            file, blocking=False, thread_local=False, fallback_to_soft=False
+        )
         try:
             self._lock.acquire()
         except Timeout as error:
@@ -317,12 +319,12 @@ class ResumableWriter(VideoWriter):
                 f"{self.path} is being written by another process; wait for it or "
                 "give another output"
             ) from error
-        except (OSError, NotImplementedError) as error:
+        except OSError as error:
             logger.warning(
                 "%s lies where files cannot be locked (%s): see to it that no other "
                 "program writes it at the same time",
                 self.path,
-                error,
+                error.strerror,
             )
         try:
             with full_disk_named(self.path):
