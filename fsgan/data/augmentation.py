@@ -7,7 +7,6 @@ where the functions that touch pixels convert. A crop of another extent has the 
 middle and is `extent * 256` units wide.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -265,7 +264,6 @@ def warp_pair(
     grid: np.ndarray,
     resolution: int,
     extent: float = 1.0,
-    out: Sequence[np.ndarray | None] = (None, None, None),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cuts the warped input, the straight target and its masks out of a crop.
 
@@ -278,7 +276,6 @@ def warp_pair(
         grid: Nodes over the varied crop, float (5, 5, 2), crop units.
         resolution: Side of the results, pixels, a multiple of 8.
         extent: Width of the crop in widths of the standard crop.
-        out: Arrays to write the results into, in place of new ones.
 
     Returns:
         Warped input and target, float32 (resolution, resolution, 3), and masks of the
@@ -292,13 +289,13 @@ def warp_pair(
     nodes = grid @ varied_to_pixels[:, :2].T + varied_to_pixels[:, 2]
     border = cv2.BORDER_REPLICATE
     pixels = warp_map(nodes, resolution)
-    warped = cv2.remap(image, pixels, None, cv2.INTER_LINEAR, out[0], border)
+    warped = cv2.remap(image, pixels, None, cv2.INTER_LINEAR, borderMode=border)
 
     varied_to_target = _pixel_matrix(1) @ target_matrix(grid, resolution)
     matrix = (varied_to_target @ affine @ np.linalg.inv(units_to_pixels))[:2]
     side = (resolution, resolution)
-    target = cv2.warpAffine(image, matrix, side, out[1], borderMode=border)
-    target_mask = cv2.warpAffine(mask, matrix, side, out[2], borderMode=border)
+    target = cv2.warpAffine(image, matrix, side, borderMode=border)
+    target_mask = cv2.warpAffine(mask, matrix, side, borderMode=border)
     return warped, target, target_mask
 
 
@@ -311,7 +308,6 @@ def sample(
     coverage: float,
     rng: np.random.Generator,
     extent: float = 1.0,
-    out: Sequence[np.ndarray | None] = (None, None, None),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Makes one training sample: what goes in, what should come out, and its masks.
 
@@ -324,7 +320,6 @@ def sample(
         coverage: Width that the network sees, in widths of the standard crop.
         rng: Source of every draw.
         extent: Width of face and partner, likewise.
-        out: Arrays to write the results into, in place of new ones.
 
     Returns:
         Warped input and target, RGB float32 (resolution, resolution, 3) in [-1, 1], and
@@ -350,7 +345,7 @@ def sample(
     noise = rng.normal(scale=rng.uniform(*NODE_NOISE), size=(GRID, GRID, 2))
     grid = warp_grid(min(share, extent) * CROP / 2, noise)
     warped, target, masks = warp_pair(
-        image, mask.astype(np.float32), affine, grid, resolution, extent, out
+        image, mask.astype(np.float32), affine, grid, resolution, extent
     )
     if settings.unwarped and rng.random() < settings.unwarped:
         warped[:] = target

@@ -243,7 +243,7 @@ def make_batch(
         side = np.empty(shape, np.float32)
         for position, index in enumerate(rng.integers(len(faces), size=batch_size)):
             partner = _image_of_all(face_sets, rng.integers(total))
-            sample(
+            side[:, position] = sample(
                 faces.images[index],
                 faces.masks[index],
                 partner,
@@ -252,7 +252,6 @@ def make_batch(
                 coverage,
                 rng,
                 faces.extent,
-                side[:, position],
             )
         sides.append(Samples(*side))
     mixes = rng.beta(MIX_ALPHA, MIX_ALPHA, size=2).astype(np.float32)
