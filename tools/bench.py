@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import product
+from itertools import chain, count, islice, product
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -25,7 +25,6 @@ import keras
 import numpy as np
 from keras import KerasTensor as Tensor
 from keras import ops
-from make_sample import make_clips
 from mtcnn import MTCNN
 from skimage.data import astronaut
 
@@ -35,6 +34,7 @@ from fsgan import (
     ConvertSettings,
     FaceSwapper,
     convert_video,
+    make_sample_clips,
     recipe,
 )
 from fsgan.data.dataset import FaceSet, make_batch
@@ -210,8 +210,7 @@ def bench_conversion(folder: Path) -> None:
     Each row is a process of its own, which alone can tell its memory.
     """
     for width, height, seconds in CLIPS:
-        clips = folder / str(height)
-        clip, _ = make_clips(clips, seconds=seconds, size=(width, height))
+        clip = make_clip(folder / f"{height}.mp4", seconds, (width, height))
         name = f"conversion, {width}x{height}, 64, "
         base, megabytes = measured("frame_by_frame", clip, folder / MODELS[1])
         report(name + "v2.2, frame by frame", base, "frames/s", base, megabytes)
@@ -219,10 +218,20 @@ def bench_conversion(folder: Path) -> None:
             fps, megabytes = measured("convert", clip, folder / model)
             report(name + model, fps, "frames/s", base, megabytes)
     for seconds in (12.0, 120.0):  # 300 and 3000 frames
-        clip, _ = make_clips(folder / "long", seconds=seconds, size=(320, 180))
+        clip = make_clip(folder / "long.mp4", seconds, (320, 180))
         fps, megabytes = measured("convert", clip, folder / MODELS[0])
         name = f"conversion, 320x180, 64 v2.2 lite, {25 * seconds:.0f} frames"
         report(name, fps, "frames/s", None, megabytes)
+
+
+def make_clip(clip: Path, seconds: float, size: tuple[int, int]) -> Path:
+    """Shows the sample again and again, at another size."""
+    sample, _ = make_sample_clips(clip.parent / "sample")
+    endless = chain.from_iterable(read_frames(sample) for _ in count())
+    with VideoWriter(clip, *size, 25) as writer:
+        for frame in islice(endless, round(25 * seconds)):
+            writer.write(cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA))
+    return clip
 
 
 def save_model(model_dir: Path, name: str, capacity: str) -> Path:

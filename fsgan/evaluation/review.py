@@ -39,6 +39,7 @@ from fsgan.media.reader import probe
 from fsgan.media.writer import VideoWriter
 from fsgan.swap.convert import finish_output
 from fsgan.swap.swapper import ConvertSettings, FaceSwapper
+from fsgan.training.recipes import changed
 from fsgan.validation import AboveZero, AtLeastZero, Count, checked
 
 _AROUND = 25  # frames of the same face, of which the median is what is usual
@@ -228,8 +229,6 @@ def _changed(
     tracks: Collection[int] | None,
 ) -> ConvertSettings:
     """The settings of the film with the changes; raises where one may not be made."""
-    from fsgan.training.recipes import changed  # brings Keras
-
     new = changed(used, settings or {})
     for name in _FILM:
         if getattr(new, name) != (value := getattr(used, name)):
