@@ -151,13 +151,14 @@ def test_a_pasted_face_is_the_target_and_leaves_all_else_as_it_is(
         ('{"settings":' + 100_000 * "[", "is damaged"),
         ('{"settings": {"crf": 99}}', "crf must be less than or equal to 51, got 99"),
         ('{"settings": {"min_face": 20, "old": 1}}', "settings old are unknown here"),
+        ('{"settings": {}, "source": "b.mp4"}', "was made of b.mp4, not of a.mp4"),
     ],
 )
-def test_a_damaged_or_older_sidecar_is_named(tmp_path, text, said):
+def test_a_sidecar_damaged_or_older_or_of_other_footage_is_named(tmp_path, text, said):
     """Once it was reported as absent."""
     swapped = tmp_path / "swap.mp4"
     (tmp_path / "swap.mp4.synthetic.json").write_text(text)
-    settings, [note] = read_conversion(swapped, "AtoB")
+    settings, [note] = read_conversion(tmp_path / "a.mp4", swapped, "AtoB")
     assert note.startswith("swap.mp4.synthetic.json") and said in note
     assert settings.min_face == (20 if "old" in text else ConvertSettings().min_face)
 

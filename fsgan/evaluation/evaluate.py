@@ -113,7 +113,7 @@ def evaluate(
     check_output(out_dir / "report.html")
     check_two_folders("A and B", faces_a, faces_b)
     infos = probe_both(source, swapped)
-    settings, notes = read_conversion(swapped, direction)
+    settings, notes = read_conversion(source, swapped, direction)
     folders = {"a": Path(faces_a), "b": Path(faces_b)}
     target = DIRECTIONS[direction]
     crops = {

@@ -7,7 +7,7 @@ from fractions import Fraction
 from functools import cached_property
 from itertools import chain, takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired
 
 import av
 import cv2
@@ -112,10 +112,11 @@ def probe_both(source: Path, swapped: Path) -> tuple[VideoInfo, VideoInfo]:
 
 class _Sidecar(TypedDict):
     settings: dict[str, Any]
+    source: NotRequired[str | None]
 
 
 def read_conversion(
-    swapped: Path, direction: str | None = None
+    source: Path, swapped: Path, direction: str | None = None
 ) -> tuple[ConvertSettings, list[str]]:
     """The settings of the conversion, from the file beside its result, and notes."""
     path = sidecar_path(swapped)
@@ -124,7 +125,8 @@ def read_conversion(
     if not path.is_file():
         return defaults, [f"There is no {path.name} that {use}"]
     try:
-        recorded = read_json(path, _Sidecar, "convert again")["settings"]
+        record = read_json(path, _Sidecar, "convert again")
+        recorded, made_of = record["settings"], record.get("source")
         names = {field.name for field in fields(ConvertSettings)}
         unknown = sorted(recorded.keys() - names)
         settings = ConvertSettings(**{k: recorded[k] for k in recorded.keys() & names})
@@ -136,11 +138,18 @@ def read_conversion(
             f"{swapped} was swapped {settings.direction}: say "
             f"direction={settings.direction!r}"
         )
-    if not unknown:
-        return settings, []
-    names = ", ".join(unknown)
-    note = f"{path.name} is of another version: its settings {names} are unknown here."
-    return settings, [note]
+    notes = []
+    if made_of not in (None, source.name):
+        notes.append(
+            f"{path.name} says that the video was made of {made_of}, not of "
+            f"{source.name}: all is wrong unless that is another name for it."
+        )
+    if unknown:
+        names = ", ".join(unknown)
+        notes.append(
+            f"{path.name} is of another version: its settings {names} are unknown here."
+        )
+    return settings, notes
 
 
 def find_tracks(

@@ -184,7 +184,7 @@ def review(
     sheet = swapped.with_suffix(".review.png")
     check_output(sheet)
     probe_both(source, swapped)
-    used, notes = read_conversion(swapped)
+    used, notes = read_conversion(source, swapped)
     again = None
     if model is not None:
         out = _check_film(swapped, out)
