@@ -8,9 +8,11 @@ from keras import ops
 from fsgan.models import layers
 from fsgan.models.layers import (
     ICNR,
+    DepthToSpace,
     SampleNormalization,
     Scale,
     SelfAttention,
+    SpaceToDepth,
     attend,
     normalize_sample,
 )
@@ -317,3 +319,12 @@ def largest_tensor(arrays):
         with Record():
             attend_with_gradients(*arrays)
     return int(max(sizes))
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_blocks_of_pixels_are_unfolded_from_channels_and_folded_back(k):
+    maps = np.arange(2 * 3 * 5 * k * k * 2.0).reshape(2, 3, 5, k, k, 2)
+    pixels = maps.swapaxes(2, 3).reshape(2, 3 * k, 5 * k, 2)
+    maps = maps.reshape(2, 3, 5, -1)
+    np.testing.assert_array_equal(DepthToSpace(k)(maps), pixels)
+    np.testing.assert_array_equal(SpaceToDepth(k)(pixels), maps)

@@ -12,7 +12,7 @@ from typing import Annotated, NotRequired
 import cv2
 import numpy as np
 from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat
-from skimage.transform import SimilarityTransform
+from skimage.transform import estimate_transform
 from typing_extensions import TypedDict
 
 from fsgan.media.images import read_image
@@ -146,7 +146,7 @@ def fit_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     Source: Umeyama, "Least-squares estimation of transformation parameters between two
     point patterns", 1991, as in scikit-image.
     """
-    transform = SimilarityTransform.from_estimate(source, target)
+    transform = estimate_transform("similarity", np.asarray(source), np.asarray(target))
     if not transform or not np.all(np.isfinite(transform.params)):
         raise ValueError("landmarks coincide: no similarity transform fits them")
     return transform.params[:2]

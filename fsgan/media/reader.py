@@ -532,9 +532,9 @@ def _read_camera(
 @contextmanager
 def _opencv_silenced() -> Iterator[None]:
     """Keep OpenCV from writing to the terminal what is said in one sentence here."""
-    logging_of_opencv = cv2.utils.logging
-    level = logging_of_opencv.setLogLevel(logging_of_opencv.LOG_LEVEL_SILENT)
+    opencv = getattr(cv2.utils, "logging", cv2)  # where OpenCV 5 and 4 have it
+    level = opencv.setLogLevel(0)
     try:
         yield
     finally:
-        logging_of_opencv.setLogLevel(level)
+        opencv.setLogLevel(level)

@@ -62,6 +62,13 @@ class _Position(NamedTuple):
     step: int = 0  # how long it is shown if no other follows
 
 
+class _Lock(FileLock):
+    """A lock that the system lets go of when the process dies, however it dies."""
+
+    def _fallback_to_soft_lock(self) -> None:  # filelock's would outlive the process
+        raise NotImplementedError("this file system has no locks")
+
+
 @dataclass(eq=False, repr=False)
 class VideoWriter:
     """Write frames as a film that plays everywhere, with the sound of the source.
@@ -307,11 +314,8 @@ class ResumableWriter(VideoWriter):
             ValueError, OSError: as of `VideoWriter`.
         """
         super().__enter__()
-        # The system lets go of it when the process dies, however it dies.
         file = self._hidden / _LOCK
-        self._lock = FileLock(
-            file, blocking=False, thread_local=False, fallback_to_soft=False
-        )
+        self._lock = _Lock(file, blocking=False, thread_local=False)
         try:
             self._lock.acquire()
         except Timeout as error:
@@ -319,12 +323,12 @@ class ResumableWriter(VideoWriter):
                 f"{self.path} is being written by another process; wait for it or "
                 "give another output"
             ) from error
-        except OSError as error:
+        except (OSError, NotImplementedError) as error:
             logger.warning(
                 "%s lies where files cannot be locked (%s): see to it that no other "
                 "program writes it at the same time",
                 self.path,
-                error.strerror,
+                error,
             )
         try:
             with full_disk_named(self.path):
@@ -428,7 +432,8 @@ def remove_leftovers(path: Path) -> None:
     whole = hidden / f"whole{path.suffix.lower()}", hidden / _PICTURES
     has_name = (hidden / _JOINED).exists() and not any(it.exists() for it in whole)
     if hidden.is_dir() and (has_name or not (hidden / _DONE).exists()):
-        with suppress(OSError), FileLock(hidden / _LOCK, blocking=False):
+        lock = _Lock(hidden / _LOCK, blocking=False)
+        with suppress(OSError, NotImplementedError), lock:
             shutil.rmtree(hidden)
 
 

@@ -284,13 +284,40 @@ class ICNR(keras.initializers.RandomNormal):
         """Returns a kernel of `shape` (height, width, channels in, channels out)."""
         pixels = self.block**2
         kernel = super().__call__((*shape[:-1], shape[-1] // pixels), dtype=dtype)
-        return ops.tile(kernel, (1, 1, 1, pixels))  # depth_to_space wants pixel major
+        return ops.tile(kernel, (1, 1, 1, pixels))  # DepthToSpace wants pixel major
 
     def get_config(self):
         """Returns the arguments."""
         config = super().get_config()
         del config["mean"]
         return config | {"block": self.block}
+
+
+class DepthToSpace(keras.Operation):
+    """Unfolds channels into blocks of pixels, as keras.ops does from Keras 3.14 on."""
+
+    def __init__(self, block_size: int):
+        """Takes the block's side, pixels."""
+        super().__init__()
+        self.block_size = block_size
+
+    def call(self, x):
+        """Takes (b, h, w, k²·c), pixel major, to (b, k·h, k·w, c)."""
+        (_, height, width, channels), k = x.shape, self.block_size
+        x = ops.reshape(x, (-1, width, k, channels // k))  # (b·h, w, k, k·c)
+        x = ops.transpose(x, (0, 2, 1, 3))
+        return ops.reshape(x, (-1, k * height, k * width, channels // k**2))
+
+
+class SpaceToDepth(DepthToSpace):
+    """Folds blocks of pixels into channels: the inverse."""
+
+    def call(self, x):
+        """Takes (b, k·h, k·w, c) to (b, h, w, k²·c)."""
+        (_, height, width, channels), k = x.shape, self.block_size
+        x = ops.reshape(x, (-1, k, width // k, k * channels))  # (b·h, k, w, k·c)
+        x = ops.transpose(x, (0, 2, 1, 3))
+        return ops.reshape(x, (-1, height // k, width // k, k**2 * channels))
 
 
 def legacy_resize(images: KerasTensor, height: int, width: int) -> KerasTensor:

@@ -19,7 +19,13 @@ from keras import KerasTensor, layers, ops
 from pydantic import Field, FiniteFloat
 
 from fsgan.models import quick
-from fsgan.models.layers import ICNR, WEIGHT_DECAY, SampleNormalization, SelfAttention
+from fsgan.models.layers import (
+    ICNR,
+    WEIGHT_DECAY,
+    DepthToSpace,
+    SampleNormalization,
+    SelfAttention,
+)
 from fsgan.validation import check, checked
 
 DIVISORS = {"standard": 1, "lite": 2}
@@ -250,7 +256,7 @@ def upscale(x: KerasTensor, width: int, config: ModelConfig) -> KerasTensor:
     icnr = ICNR(stddev=0.02)
     x = decayed_conv(4 * width, 3, use_bias=True, kernel_initializer=icnr)(x)
     x = norm(layers.LeakyReLU(0.2)(x))  # (b, h, w, 4·width)
-    return ops.depth_to_space(x, 2)  # (b, 2h, 2w, width)
+    return DepthToSpace(2)(x)  # (b, 2h, 2w, width)
 
 
 def attention(x: KerasTensor, config: ModelConfig) -> KerasTensor:

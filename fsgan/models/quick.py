@@ -12,7 +12,7 @@ again as 64, not four times.
 import keras
 from keras import KerasTensor, layers, ops
 
-from fsgan.models.layers import ICNR
+from fsgan.models.layers import ICNR, DepthToSpace, SpaceToDepth
 
 SIDE = 32  # pixels, of the largest map
 
@@ -29,7 +29,7 @@ def build_encoder(resolution: int, width: int, latent: int) -> keras.Model:
         Model "encoder": RGB (batch, R, R, 3) in [-1, 1] to (batch, 8, 8, 2w).
     """
     image = keras.Input((resolution, resolution, 3))  # (b, R, R, 3)
-    x = ops.space_to_depth(image, resolution // SIDE)  # (b, 32, 32, 3·k²)
+    x = SpaceToDepth(resolution // SIDE)(image)  # (b, 32, 32, 3·k²)
     x = _conv(x, width, 5, strides=2)  # (b, 16, 16, w)
     x = _conv(x, 2 * width, strides=2)  # (b, 8, 8, 2w)
     x = _conv(x, 4 * width, strides=2)  # (b, 4, 4, 4w)
@@ -62,7 +62,7 @@ def build_decoder(resolution: int, width: int) -> keras.Model:
     x = layers.Conv2D(
         4 * k**2, 3, padding="same", dtype="float32", kernel_initializer=ICNR(block=k)
     )(x)
-    x = ops.depth_to_space(x, k)  # (b, R, R, 4)
+    x = DepthToSpace(k)(x)  # (b, R, R, 4)
     alpha, rgb = ops.sigmoid(x[..., :1]), ops.tanh(x[..., 1:])
     return keras.Model(latent, [alpha, rgb], name="decoder")
 
@@ -88,4 +88,4 @@ def _conv(x: KerasTensor, width: int, side: int = 3, strides: int = 1) -> KerasT
 
 def _upscale(x: KerasTensor, width: int) -> KerasTensor:
     """Doubles height and width by a pixel shuffle."""
-    return ops.depth_to_space(_conv(x, 4 * width), 2)
+    return DepthToSpace(2)(_conv(x, 4 * width))
