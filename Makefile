@@ -12,7 +12,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb colab/*.ipynb)
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 DEMO := 01_extract_faces 02_make_eye_masks 03_train_gan 04_convert_video 05_evaluate
 
-.PHONY: setup demo notebooks docs test test-fast check format bench fuzz clean help
+.PHONY: setup demo notebooks docs test test-fast test-oldest check format bench fuzz clean help
 .DEFAULT_GOAL := help
 
 help: ## Say what can be made.
@@ -57,6 +57,13 @@ test: $(OPTIONAL) ## Run the tests, two files at a time.
 
 test-fast: $(OPTIONAL) ## Run the quick tests only, in a minute or so.
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+
+test-oldest: ## Run the tests with the oldest versions that are allowed.
+	$(PYTHON) -m venv build/oldest
+	build/oldest/bin/python -m pip install -c constraints-oldest.txt \
+	  -e '.[$(TENSORFLOW),notebooks,dev,provenance]'
+	build/oldest/bin/python -m pytest -n $(WORKERS) --dist loadfile -W default \
+	  --disable-warnings
 
 check: $(INSTALLED) ## Check style, format, imports and that no notebook has outputs.
 	$(BIN)/ruff check .

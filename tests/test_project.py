@@ -9,6 +9,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import fsgan
 
@@ -36,8 +37,8 @@ def project_texts():
                 yield path
 
 
-def pins():
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+def pins(file="constraints.txt"):
+    lines = (ROOT / file).read_text().splitlines()
     pairs = (line.split("==") for line in lines if not line.startswith("#"))
     return {canonicalize_name(name): version for name, version in pairs}
 
@@ -89,6 +90,18 @@ def test_every_dependency_is_pinned_to_a_version_it_allows(part):
         assert requirement.specifier, f"{text} has no lower bound"
         version = pins()[canonicalize_name(requirement.name)]
         assert version in requirement.specifier, f"{text} against {version}"
+
+
+@pytest.mark.parametrize("part", ["core", *(set(EXTRAS) - {"dev", "docs"})])
+def test_every_lower_bound_is_what_make_test_oldest_installs(part):
+    oldest = pins("constraints-oldest.txt")
+    for text in PROJECT["dependencies"] if part == "core" else EXTRAS[part]:
+        requirement = Requirement(text)
+        if requirement.name in ("torch", "face-alignment"):
+            continue  # too large: never installed in so old a version
+        [bound] = (it.version for it in requirement.specifier if it.operator == ">=")
+        found = oldest[canonicalize_name(requirement.name)]
+        assert Version(found) == Version(bound), text
 
 
 def test_both_tensorflows_are_pinned_to_one_version():
