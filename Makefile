@@ -8,8 +8,6 @@ INSTALLED := .venv/.installed-$(TENSORFLOW)
 OPTIONAL := .venv/.installed-optional
 DOCS := .venv/.installed-docs
 NOTEBOOKS := $(wildcard notebooks/*.ipynb colab/*.ipynb)
-# TensorFlow's notes on start-up hide what matters.
-export TF_CPP_MIN_LOG_LEVEL ?= 2
 DEMO := 01_extract_faces 02_make_eye_masks 03_train_gan 04_convert_video 05_evaluate
 
 .PHONY: setup demo notebooks docs test test-fast test-oldest check format bench fuzz clean help

@@ -25,7 +25,11 @@ Names are loaded when they are first used: ``import fsgan`` itself starts neithe
 nor TensorFlow.
 """
 
+import os
+
 import lazy_loader
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes on itself
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
-from skimage.transform import SimilarityTransform
+from skimage.transform import SimilarityTransform, estimate_transform
 
 from fsgan.data.augmentation import (
     AugmentationSettings,
@@ -152,7 +152,7 @@ def test_target_matrix_is_the_similarity_of_umeyama(seed):
     grid = turned(nodes.reshape(-1, 2)).reshape(5, 5, 2)
     line = np.linspace(0, 64, 5)
     regular = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
-    expected = SimilarityTransform.from_estimate(grid.reshape(-1, 2), regular)
+    expected = estimate_transform("similarity", grid.reshape(-1, 2), regular)
     np.testing.assert_allclose(target_matrix(grid, 64), expected.params, atol=1e-9)
 
 
@@ -245,12 +245,12 @@ def test_matched_colors_stay_in_range(face, in_xyz):
 
 
 @pytest.mark.parametrize("size", [100, 256])
-def test_without_noise_input_and_target_are_one_picture(face, size):
+def test_without_noise_input_and_target_are_one_picture(face, size, coarse):
     image = cv2.resize(face, (size, size)).astype(np.float32)
     affine = affine_matrix(7, 1.05, (5, -8), flip=True)
     grid = warp_grid(90, np.zeros((5, 5, 2)))
     warped, target, _ = warp_pair(image, image[..., 0].copy(), affine, grid, 64)
-    np.testing.assert_allclose(warped, target, rtol=0, atol=1)
+    np.testing.assert_allclose(warped, target, rtol=0, atol=5 if coarse else 1)
 
 
 def test_size_of_the_crop_does_not_change_the_framing():

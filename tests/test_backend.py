@@ -517,11 +517,8 @@ def test_a_backend_without_gradients_is_refused(monkeypatch):
 @pytest.mark.parametrize("backend", ["tensorflow", "torch"])
 def test_several_devices_are_refused_on_another_backend_than_jax(monkeypatch, backend):
     monkeypatch.setattr(keras.backend, "backend", lambda: backend)
-    distribution = keras.distribution.DataParallel(devices=["cpu:0", "cpu:1"])
-    with (
-        distribution.scope(),
-        pytest.raises(ValueError, match="several devices needs Keras on JAX"),
-    ):
+    monkeypatch.setattr(keras.distribution, "distribution", lambda: object())
+    with pytest.raises(ValueError, match="several devices needs Keras on JAX"):
         compile_step(dict, [])
 
 
@@ -540,12 +537,9 @@ def test_what_other_backends_have_for_several_devices_is_refused(monkeypatch, ba
 
 def test_several_processes_are_refused(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    distribution = keras.distribution.DataParallel(devices=["cpu:0", "cpu:1"])
-    distribution._num_processes = 2
-    with (
-        distribution.scope(),
-        pytest.raises(ValueError, match="training takes one process"),
-    ):
+    monkeypatch.setattr(keras.distribution, "distribution", lambda: object())
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(ValueError, match="training takes one process"):
         compile_step(dict, [])
 
 

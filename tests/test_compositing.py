@@ -94,7 +94,7 @@ def test_a_face_half_outside_is_cut_off_at_the_border(centre, angle):
 
 @pytest.mark.parametrize("angle", [0, 30, 60])
 @pytest.mark.parametrize("side", [41.3, 90])
-def test_a_layer_holds_all_of_its_face(side, angle):
+def test_a_layer_holds_all_of_its_face(side, angle, coarse):
     frame = smooth_frame()
     matrix = matrix_at(160.4, 119.7, side, angle)
     alpha = np.zeros((64, 64, 1), np.float32)
@@ -103,7 +103,7 @@ def test_a_layer_holds_all_of_its_face(side, angle):
     placed = np.zeros((240, 320), np.float32)
     placed[layer.rows, layer.columns] = layer.alpha[..., 0]
     whole = warp(alpha, invert(matrix), (320, 240), border=cv2.BORDER_CONSTANT)
-    np.testing.assert_allclose(placed, whole, atol=1e-3)
+    np.testing.assert_allclose(placed, whole, atol=1 / 32 if coarse else 1e-3)
     assert placed.sum() == pytest.approx((side * 62 / 64) ** 2, rel=0.01)
 
 

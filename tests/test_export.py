@@ -56,7 +56,6 @@ SLICES = {
     "facefusion": (0.2131, 0.2480, 0.5247),
     "visomaster": (0.2054, 0.2517, 0.5567),
 }
-TOLERANCE = 2 / 255
 
 
 def save_model(folder, **options):
@@ -171,23 +170,31 @@ def test_plain_onnx_is_the_generator(models, name, tmp_path):
     assert ours[1].std() > 0.1
 
 
+@pytest.fixture
+def tolerance(coarse):
+    """Of values from 0 to 1: the generator's crop is one of OpenCV's warps."""
+    return (4 if coarse else 2) / 255
+
+
 @pytest.mark.parametrize("target", POINTS)
 @pytest.mark.parametrize("name", ["quick", "v2.2", "no mask"])
 @pytest.mark.parametrize("color", ["none", "adain"])
-def test_a_reader_gets_what_our_generator_makes(models, name, target, color, tmp_path):
+def test_a_reader_gets_what_our_generator_makes(
+    models, name, target, color, tmp_path, tolerance
+):
     crop = photo(224)
     path = export(models(name), tmp_path / "b.dfm", target=target, color=color)
     face, mask = run(path, crop[..., ::-1].copy())
     picture, alpha = expected(models(name), target, crop, color=color)
-    np.testing.assert_allclose(mask, alpha, atol=TOLERANCE)
-    np.testing.assert_allclose(face[..., ::-1], picture, atol=TOLERANCE)
+    np.testing.assert_allclose(mask, alpha, atol=tolerance)
+    np.testing.assert_allclose(face[..., ::-1], picture, atol=tolerance)
     assert mask.max() > 0.2 and not mask[:5].any()
     np.testing.assert_allclose(face[:5], crop[:5, :, ::-1], atol=1e-6)
 
 
 @pytest.mark.parametrize(("morph", "person"), [(1, "a"), (0, "b")])
 def test_morph_value_goes_from_ones_own_face_to_the_others(
-    models, morph, person, tmp_path
+    models, morph, person, tmp_path, tolerance
 ):
     path = tmp_path / "a.dfm"
     options = {"direction": "BtoA", "size": 256, "color": "none", "morph": True}
@@ -196,7 +203,7 @@ def test_morph_value_goes_from_ones_own_face_to_the_others(
     crop = photo(256)
     face, _ = run(path, crop[..., ::-1].copy(), morph)
     picture, _ = expected(models("quick"), "facefusion", crop, person)
-    np.testing.assert_allclose(face[..., ::-1], picture, atol=TOLERANCE)
+    np.testing.assert_allclose(face[..., ::-1], picture, atol=tolerance)
 
 
 def test_what_lies_outside_the_readers_crop_repeats_its_border(tmp_path):

@@ -237,13 +237,13 @@ def test_the_aligned_picture_is_the_original_s_away_from_the_border():
 
 @pytest.mark.parametrize("scale", [0.5, 0.2, 0.05])
 @pytest.mark.parametrize("period", [2, 3])
-def test_fine_stripes_become_gray_when_the_crop_is_smaller(period, scale):
+def test_fine_stripes_become_gray_when_the_crop_is_smaller(period, scale, coarse):
     side = int(70 / scale)
     stripes = np.where(np.arange(side) % period < period / 2, 255, 0)
     image = np.repeat(np.tile(stripes, (side, 1))[..., None], 3, -1).astype(np.float32)
     crop = align(image, similarity(0, scale, (0, 0)), 64)
     assert crop[:, 4:-4].std() < 35  # the picture's own is 120, as is plain sampling's
-    assert crop.mean() == pytest.approx(stripes.mean(), abs=16)
+    assert crop.mean() == pytest.approx(stripes.mean(), abs=17 if coarse else 16)
 
 
 @pytest.mark.parametrize("angle", [0, 60, 180])

@@ -74,7 +74,7 @@ def test_the_weights_may_lie_in_the_weights_folder(installed, monkeypatch):
     assert identity.load_network() is not None
 
 
-def test_the_chip_is_as_good_as_one_that_dlib_cuts(hopper):
+def test_the_chip_is_as_good_as_one_that_dlib_cuts(hopper, coarse):
     import dlib
 
     [folder] = find_spec("face_recognition_models").submodule_search_locations
@@ -87,7 +87,8 @@ def test_the_chip_is_as_good_as_one_that_dlib_cuts(hopper):
         np.array(network.compute_face_descriptor(picture))
         for picture in (identity._chip(crop), theirs)
     )
-    assert np.linalg.norm(ours - theirs) < 0.25  # two people begin at 0.6
+    distance = np.linalg.norm(ours - theirs)
+    assert distance < (0.27 if coarse else 0.25)  # two people begin at 0.6
     np.testing.assert_allclose(
         embed(crop[None])[0], ours / np.linalg.norm(ours), atol=1e-6
     )

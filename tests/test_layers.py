@@ -298,7 +298,11 @@ def largest_tensor(arrays):
                 sizes += [x.shape.num_elements() or 0 for x in operation.outputs]
     elif BACKEND == "jax":
         import jax
-        from jax.extend.core import subjaxprs
+
+        try:
+            from jax.extend.core import subjaxprs
+        except ImportError:  # an older JAX
+            from jax.core import subjaxprs
 
         jaxprs = [jax.make_jaxpr(attend_with_gradients)(*arrays).jaxpr]
         while jaxprs:

@@ -76,7 +76,7 @@ def test_not_even_one_face_fits(put_in):
 
 
 def test_the_batch_divides_among_the_devices_that_share_it(put_in, monkeypatch):
-    three = SimpleNamespace(num_model_replicas=3, num_processes=1)
+    three = SimpleNamespace(device_mesh=SimpleNamespace(devices=np.arange(3)))
     monkeypatch.setattr(keras.distribution, "distribution", lambda: three)
     put_in(10**6, 100, 10)
     assert largest_batch(None) == 504

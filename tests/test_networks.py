@@ -208,8 +208,9 @@ def test_outputs_stay_float32_in_mixed_precision(mask):
             builder(ModelConfig(64, "lite", mask=mask)) for builder in BUILDERS
         )
     assert encoder.output.dtype == "bfloat16"
-    assert decoder.get_layer("rgb").input.dtype == "bfloat16"
-    assert discriminator.get_layer("score").input.dtype == "bfloat16"
+    before_outputs = decoder.layers[-1 - len(decoder.outputs)]
+    assert before_outputs.output.dtype == "bfloat16"
+    assert discriminator.layers[-2].output.dtype == "bfloat16"
     assert {output.dtype for output in decoder.outputs} == {"float32"}
     assert discriminator.output.dtype == "float32"
 

@@ -86,8 +86,7 @@ def compile_step(step: Step, variables: Iterable[keras.Variable]) -> CompiledSte
             "keras.distribution.set_distribution(keras.distribution.DataParallel()), "
             "or train on one device"
         )
-    distribution = keras.distribution.distribution()
-    if distribution is not None and distribution.num_processes > 1:
+    if _is_distributed() and _processes() > 1:
         raise ValueError(
             "training takes one process, which uses all devices of its machine: leave "
             "out keras.distribution.initialize"
@@ -144,6 +143,12 @@ def _is_distributed() -> bool:
     import tensorflow as tf
 
     return tf.distribute.has_strategy()
+
+
+def _processes() -> int:
+    import jax
+
+    return jax.process_count()
 
 
 def _to_tensors(arguments: tuple) -> tuple:
@@ -291,18 +296,16 @@ def _assign(variables, values):
 
 def _shard(array, distribution):
     """Spreads a batch over the devices; a scalar goes to all of them by itself."""
-    import jax
-
     if array.ndim == 0:
         return array
-    devices = distribution.num_model_replicas
+    devices = distribution.device_mesh.devices.size
     if len(array) % devices:
         raise ValueError(
             f"the batch size must be a multiple of the {devices} devices that share a "
             f"batch, got {len(array)}"
         )
-    layout = distribution.get_data_layout(array.shape).backend_layout
-    return jax.device_put(array, layout)
+    layout = distribution.get_data_layout(array.shape)
+    return keras.distribution.distribute_tensor(array, layout)
 
 
 _MINIMIZE = {

@@ -86,11 +86,9 @@ def explained_out_of_memory(batch_size: int, model: ModelConfig) -> Iterator[Non
 
 
 def _devices() -> int:
-    """How many devices of this process share a batch."""
+    """How many devices share a batch."""
     distribution = keras.distribution.distribution()
-    if distribution is None:
-        return 1
-    return distribution.num_model_replicas // distribution.num_processes
+    return 1 if distribution is None else distribution.device_mesh.devices.size
 
 
 def _estimate(gan: FaceSwapGAN, step: int) -> int:
