@@ -364,7 +364,7 @@ def _noting_interrupts() -> Iterator[list[int]]:
 @contextmanager
 def _without_notes() -> Iterator[None]:
     """Hides what TensorFlow writes, past Python, before it can be configured."""
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
         shown = os.dup(2)
         os.dup2(nowhere.fileno(), 2)
         try:

@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,13 +73,14 @@ def run_each(
         ValueError: two tasks write to one path; no scheduler answers, or a worker runs
             its tasks in threads, does not see a path, or cannot write.
     """
-    outputs = Counter(task[0] for task in tasks.values())
-    if twice := [out for out, count in outputs.items() if count > 1]:
-        both = [str(key) for key, task in tasks.items() if task[0] == twice[0]]
-        raise ValueError(
-            f"{' and '.join(both)} would both be written to {twice[0]}: give them "
-            "different names or take them one by one"
-        )
+    writers = {}
+    for key, (out, *_) in tasks.items():  # Windows and macOS do not tell A from a
+        other = writers.setdefault(str(out).casefold(), key)
+        if other is not key:
+            raise ValueError(
+                f"{other} and {key} would both be written to {out}: give them "
+                "different names or take them one by one"
+            )
     results = Results()
     if cluster is None:
         prepared = prepare()

@@ -41,7 +41,7 @@ class Diary(WorkerPlugin):
         self.folder = folder
 
     def note(self, text: str) -> None:
-        with open(self.folder / str(os.getpid()), "a") as diary:
+        with open(self.folder / str(os.getpid()), "a", encoding="utf-8") as diary:
             diary.write(f"{text}\n")
 
     def setup(self, worker) -> None:
@@ -155,7 +155,7 @@ def test_the_faces_of_each_clip_go_to_its_own_folder(client, clips, tmp_path, ma
 
 def test_a_system_error_is_tried_again_and_a_sentence_is_not(client, clips, tmp_path):
     def work(counted, source):
-        with open(counted, "a") as file:
+        with open(counted, "a", encoding="utf-8") as file:
             file.write("x")
         if source.stem == "b":
             raise ValueError("no face found in it")

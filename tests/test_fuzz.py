@@ -82,11 +82,13 @@ def test_damage_reaches_every_kind_of_content(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seen = set()
     for number in range(30):
-        Path("faces.json").write_text('{"faces": [{"file": "a.png", "index": 3}]}')
+        Path("faces.json").write_text(
+            '{"faces": [{"file": "a.png", "index": 3}]}', encoding="utf-8"
+        )
         np.savez("moments.npz", momentum=np.ones(3))
         damage("faces.json", "content", number)
         damage("moments.npz", "content", number)
-        seen.add(repr(json.loads(Path("faces.json").read_text())))
+        seen.add(repr(json.loads(Path("faces.json").read_text(encoding="utf-8"))))
     assert len(seen) > 10
     damage("faces.json", "cut", 3)
     assert len(Path("faces.json").read_bytes()) < 45

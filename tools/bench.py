@@ -243,7 +243,7 @@ def save_model(model_dir: Path, name: str, capacity: str) -> Path:
 
 def peak_megabytes() -> float:
     """Most memory that this process held; resource's figure is its parent's, too."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1000
 
 

@@ -190,7 +190,9 @@ def work(pipe: Any, folder: Path, seed: int) -> None:
         changed = sorted(it for it in before if after.get(it) != before[it])
         error = raised[0] if raised else None
         done = Outcome(status, *texts, error, tuple(new), tuple(changed))
-        memory = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+        memory = (
+            int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * 4096
+        )
         pipe.send((status, texts[1][-800:], list(judge(case, done)), memory))
 
 

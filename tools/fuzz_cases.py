@@ -325,7 +325,7 @@ def special(name: str, kind: str, source: str) -> None:
             case "fifo":
                 os.mkfifo(path)
             case "file":
-                path.write_text("mine")
+                path.write_text("mine", encoding="utf-8")
             case "folder" | "locked":
                 path.mkdir()
                 (path / "mine.txt").write_text("mine")
@@ -366,7 +366,7 @@ def damage(name: str, kind: str, number: int) -> None:
 
 def _spoil_json(path: Path, random: Random) -> None:
     """Sets, removes or adds a value anywhere in the tree."""
-    tree = json.loads(path.read_text())
+    tree = json.loads(path.read_text(encoding="utf-8"))
     places: list[tuple[Any, Any]] = []
 
     def walk(node: Any) -> None:
@@ -389,7 +389,7 @@ def _spoil_json(path: Path, random: Random) -> None:
             node.append(random.choice(odd))
         case _:
             node[key] = random.choice(odd)
-    path.write_text(json.dumps(whole[0]))
+    path.write_text(json.dumps(whole[0]), encoding="utf-8")
 
 
 def _spoil_npz(path: Path, random: Random) -> None:
@@ -440,10 +440,10 @@ def _spoil_picture(path: Path, random: Random) -> None:
 
 def _spoil_lines(path: Path, random: Random) -> None:
     """Puts another word into a text."""
-    words = re.split(r"([,:\s]+)", path.read_text())
+    words = re.split(r"([,:\s]+)", path.read_text(encoding="utf-8"))
     odd = ["", "nan", "x", "-1", "{", "[", "!!python/object:os.system", "\0", "1e99"]
     words[random.randrange(len(words))] = random.choice(odd)
-    path.write_text("".join(words))
+    path.write_text("".join(words), encoding="utf-8")
 
 
 SPOIL = {".json": _spoil_json, ".npz": _spoil_npz, ".h5": _spoil_h5}

@@ -76,10 +76,14 @@ def server(app, folder):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     command = [sys.executable, "-m", "jupyter", app, "--no-browser", "--allow-root"]
-    command += [f"--port={port}", "--IdentityProvider.token=", "--ServerApp.ip=127.0.0.1"]
+    command += [
+        f"--port={port}",
+        "--IdentityProvider.token=",
+        "--ServerApp.ip=127.0.0.1",
+    ]
     command += ["--expose-app-in-browser"]
     environment = os.environ | {"JUPYTER_CONFIG_DIR": str(home)}
-    with open(folder / f"{app}.log", "w") as log:
+    with open(folder / f"{app}.log", "w", encoding="utf-8") as log:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=log, stderr=log
         )
@@ -103,11 +107,15 @@ def watched(browser, faults):
     page.set_default_timeout(120_000)
 
     def leave(request):
-        if not request.url.startswith(("http://127.0.0.1", "ws:", "data:", "blob:", "file:")):
+        if not request.url.startswith(
+            ("http://127.0.0.1", "ws:", "data:", "blob:", "file:")
+        ):
             faults.append(f"a request left: {request.url}")
 
     page.on("request", leave)
-    page.on("pageerror", lambda error: faults.append(f"{page.url}: {error} {error.stack}"))
+    page.on(
+        "pageerror", lambda error: faults.append(f"{page.url}: {error} {error.stack}")
+    )
     return page
 
 

@@ -137,7 +137,7 @@ def extract_faces(
         check_output(out_dir / f"{path.name}_frame000000_face00.jpg")
     detector = FaceDetector(min_face, min_confidence)
     taken = {
-        entry["file"]: entry["source"]
+        entry["file"].casefold(): entry["source"]  # Windows does not tell A from a
         for entry in read_faces_record(out_dir)
         if entry["source"] != str(source)
     }
@@ -155,12 +155,12 @@ def extract_faces(
             frames, with_face = frames + 1, with_face + bool(faces)
             for number, face in enumerate(faces):
                 file = f"{name}_face{number}.jpg"
-                if file in taken:
+                if other := taken.get(file.casefold()):
                     raise ValueError(
-                        f"{out_dir} already holds {file} of {taken[file]}: rename "
-                        f"{source} or extract it to another folder"
+                        f"{out_dir} already holds {file} of {other}: rename {source} "
+                        "or extract it to another folder"
                     )
-                taken[file] = str(source)
+                taken[file.casefold()] = str(source)
                 size = _crop_size(face.landmarks)
                 matrix = crop_matrix(face.landmarks, size, CROP_EXTENT)
                 crop = align(image, matrix, size)

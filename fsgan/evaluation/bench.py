@@ -179,7 +179,7 @@ def benchmark(
 def machine() -> dict[str, str | int]:
     """Says what is measured on, and with: device, memory, cores, versions, date."""
     cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
     found = re.search(r"model name\s*: (.+)", text)
     backend = keras.backend.backend()
     facts = {"card": _card()} if has_graphics_card() else {}

@@ -78,7 +78,7 @@ def renamed_out_of_memory(message: str) -> Iterator[None]:
 
 def _has_bfloat16() -> bool:
     cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
+    flags = cpuinfo.read_text(encoding="utf-8").split() if cpuinfo.exists() else []
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
 
 
