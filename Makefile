@@ -10,7 +10,7 @@ DOCS := .venv/.installed-docs
 NOTEBOOKS := $(wildcard notebooks/*.ipynb colab/*.ipynb)
 DEMO := 01_extract_faces 02_make_eye_masks 03_train_gan 04_convert_video 05_evaluate
 
-.PHONY: setup demo notebooks docs test test-fast test-oldest check format bench fuzz clean help
+.PHONY: setup demo notebooks docs test test-fast test-oldest check format bench browser fuzz clean help
 .DEFAULT_GOAL := help
 
 help: ## Say what can be made.
@@ -85,6 +85,10 @@ docs: $(DOCS) ## Build the pages of docs/ in build/site; a warning is an error.
 
 bench: $(INSTALLED) ## Measure the speed on this machine.
 	$(BIN)/python tools/bench.py
+
+browser: $(INSTALLED) ## Run the notebooks in Chromium, which must be there; see build/browser.
+	$(BIN)/python -m pip install -c constraints.txt notebook playwright
+	$(BIN)/python tools/try_browser.py
 
 fuzz: $(INSTALLED) ## Look for faults by odd input and by kills, for an hour or so.
 	$(BIN)/python tools/fuzz.py

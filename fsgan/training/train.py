@@ -314,10 +314,11 @@ class _Training:
                 self.enter_phase()
                 taken = self.updates_at_once() * gan.batches_per_step
                 losses = gan.train_on_batches(*islice(stream, taken))
-                bar.update(self.position - bar.n)
+                position = self.position
+                bar.update(position - bar.n)
                 if means := self.log.add(gan.iteration, losses):
                     bar.set_postfix(_summary(means))
-                last = self.position >= self.end
+                last = position >= self.end
                 if last or gan.iteration % settings.preview_every == 0:
                     self.save()
                     self.preview()
