@@ -180,8 +180,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     command = COMMANDS[name]
-    with _without_notes():
-        function = getattr(fsgan, command.function)
+    function = getattr(fsgan, command.function)
     given = parse_arguments(f"fsgan {name}", function, arguments)
     with logging_redirect_tqdm(), _noting_interrupts() as interrupts:
         done = function(**given)
@@ -359,19 +358,6 @@ def _noting_interrupts() -> Iterator[list[int]]:
         yield noted
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _without_notes() -> Iterator[None]:
-    """Hides what TensorFlow writes, past Python, before it can be configured."""
-    with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        shown = os.dup(2)
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(shown, 2)
-            os.close(shown)
 
 
 def _verify(arguments: Sequence[str]) -> int:

@@ -2,24 +2,16 @@
 
 import gc
 import json
-import os
-import platform
-import re
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import cv2
 import keras
 from keras import ops
 from pydantic import Field
@@ -35,6 +27,7 @@ from fsgan.models.networks import DIVISORS, RESOLUTIONS, build_networks
 from fsgan.models.precision import (
     fastest_precision,
     has_graphics_card,
+    machine,
     renamed_out_of_memory,
 )
 from fsgan.swap.convert import convert_video
@@ -176,28 +169,6 @@ def benchmark(
     return done
 
 
-def machine() -> dict[str, str | int]:
-    """Says what is measured on, and with: device, memory, cores, versions, date."""
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
-    found = re.search(r"model name\s*: (.+)", text)
-    backend = keras.backend.backend()
-    facts = {"card": _card()} if has_graphics_card() else {}
-    facts["processor"] = found[1] if found else platform.machine()
-    facts["cores"] = cv2.getNumberOfCPUs()  # that this process may use
-    if hasattr(os, "sysconf"):
-        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        facts["memory"] = f"{size / 2**30:.0f} GB"
-    return facts | {
-        "fsgan": version("fsgan"),
-        "keras": keras.__version__,
-        backend: sys.modules[backend].__version__,
-        "python": platform.python_version(),
-        "system": platform.system(),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-
-
 def flops_of_a_face(networks: Mapping[str, keras.Model]) -> int:
     """Counts the floating-point operations that a fused update makes of each face.
 
@@ -314,15 +285,6 @@ def _seconds_each(begin: Callable[[], Any], seconds: float) -> float:
     while (took := run(calls)) < seconds:
         calls *= 2
     return took / calls
-
-
-def _card() -> str:
-    """Name, memory and driver of the first card."""
-    query = "--query-gpu=name,memory.total,driver_version"
-    with suppress(OSError, subprocess.SubprocessError):
-        command = ["nvidia-smi", query, "--format=csv,noheader"]
-        return subprocess.check_output(command, text=True).splitlines()[0]
-    return "unknown"
 
 
 def _row(*cells: object) -> str:

@@ -1,16 +1,12 @@
 """Stage: footage and its swap -> how good the swap is."""
 
-import os
-import platform
 from collections.abc import Collection
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+import av
 import cv2
-import keras
 import numpy as np
 
 from fsgan.data.dataset import center_crop_batch, load_faces, split_faces
@@ -46,6 +42,7 @@ from fsgan.faces.landmarks import LandmarkDetector
 from fsgan.media.files import check_output
 from fsgan.media.images import evenly, list_images
 from fsgan.models.checkpoint import read_settings
+from fsgan.models.precision import machine
 from fsgan.swap.generator import FaceGenerator
 from fsgan.swap.swapper import DIRECTIONS, ConvertSettings, FaceSwapper
 from fsgan.validation import (
@@ -157,14 +154,7 @@ def evaluate(
         swapped=str(swapped),
         direction=direction,
         notes=tuple(notes),
-        environment={
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "date": datetime.now(UTC).date().isoformat(),
-            "python": platform.python_version(),
-            "keras": f"{keras.__version__} on {keras.backend.backend()}",
-            "opencv": cv2.__version__,
-            **{name: version(name) for name in ("fsgan", "numpy", "av")},
-        },
+        environment=machine() | {"opencv": cv2.__version__, "av": av.__version__},
         figures=figures,
         similarities=similarities,
         frames=tuple(frames),

@@ -132,7 +132,7 @@ class Evaluation:
     swapped: str  # path of the swapped video
     direction: str  # "AtoB" or "BtoA"
     notes: tuple[str, ...]  # what to know of the figures, a sentence each
-    environment: dict[str, str]  # machine, versions and date
+    environment: dict[str, str | int]  # machine, versions and date
     figures: dict[str, Figure]  # by name; `assessments` says them in words
     # Cosine similarities as lists of rows, within "target" and "source", and of
     # "swapped" to the target; empty without dlib.

@@ -1,11 +1,18 @@
-"""What the networks compute in, and what running out of memory is called."""
+"""What the networks compute in and on, and what running out of memory is called."""
 
+import os
+import platform
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import keras
 
 from fsgan.validation import check
@@ -76,10 +83,43 @@ def renamed_out_of_memory(message: str) -> Iterator[None]:
         raise MemoryError(message) from error
 
 
+def machine() -> dict[str, str | int]:
+    """Says on what and with what is computed: device, memory, versions, date."""
+    named = re.search(r"model name\s*: (.+)", _cpuinfo())
+    backend = keras.backend.backend()
+    facts = {"card": _card()} if has_graphics_card() else {}
+    facts["processor"] = named[1] if named else platform.machine()
+    facts["cores"] = cv2.getNumberOfCPUs()  # that this process may use
+    if hasattr(os, "sysconf"):
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        facts["memory"] = f"{size / 2**30:.0f} GB"
+    return facts | {
+        "fsgan": version("fsgan"),
+        "keras": keras.__version__,
+        backend: sys.modules[backend].__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def _cpuinfo() -> str:
+    """What Linux says of the processor; nothing elsewhere."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _card() -> str:
+    """Name, memory and driver of the first card."""
+    query = "--query-gpu=name,memory.total,driver_version"
+    with suppress(OSError, subprocess.SubprocessError):
+        command = ["nvidia-smi", query, "--format=csv,noheader"]
+        return subprocess.check_output(command, text=True).splitlines()[0]
+    return "unknown"
+
+
 def _has_bfloat16() -> bool:
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text(encoding="utf-8").split() if cpuinfo.exists() else []
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpuinfo().split())
 
 
 def _compute_capability() -> int:

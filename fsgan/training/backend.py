@@ -86,11 +86,6 @@ def compile_step(step: Step, variables: Iterable[keras.Variable]) -> CompiledSte
             "keras.distribution.set_distribution(keras.distribution.DataParallel()), "
             "or train on one device"
         )
-    if _is_distributed() and _processes() > 1:
-        raise ValueError(
-            "training takes one process, which uses all devices of its machine: leave "
-            "out keras.distribution.initialize"
-        )
     return compiler(step, list(variables))
 
 
@@ -143,12 +138,6 @@ def _is_distributed() -> bool:
     import tensorflow as tf
 
     return tf.distribute.has_strategy()
-
-
-def _processes() -> int:
-    import jax
-
-    return jax.process_count()
 
 
 def _to_tensors(arguments: tuple) -> tuple:
@@ -258,6 +247,11 @@ def _compile_jax(step, variables):
     import jax
 
     distribution = keras.distribution.distribution()
+    if distribution is not None and jax.process_count() > 1:
+        raise ValueError(
+            "training takes one process, which uses all devices of its machine: leave "
+            "out keras.distribution.initialize"
+        )
 
     def pure_step(values, arguments):
         token = _traced_variables.set(variables)
