@@ -112,8 +112,18 @@ def test_a_copy_of_the_source_is_perfect_but_for_the_person(clips, faces, tmp_pa
     follows = figures["mouth_follows"], figures["eyes_follow"]
     assert follows == pytest.approx((1, 1))
     assert any("network that trained nothing" in note for note in found.notes)
+    assert not any("exchanged" in note or "alike" in note for note in found.notes)
     assert any("No model is given" in note for note in found.notes)
     assert any("There is no copy.mp4.synthetic.json" in note for note in found.notes)
+
+
+def test_the_wrong_footage_and_one_person_twice_are_noted(clips, faces, tmp_path):
+    copy = shutil.copyfile(clips[0], tmp_path / "copy.mp4")
+    found = evaluate(clips[0], copy, *faces[::-1], tmp_path / "new")
+    assert any("folders of faces are exchanged" in note for note in found.notes)
+    also_a = shutil.copytree(faces[0], tmp_path / "also_a")
+    found = evaluate(clips[0], copy, faces[0], also_a, tmp_path / "new")
+    assert any("A and B look like one person" in note for note in found.notes)
 
 
 def test_a_pasted_face_is_the_target_and_leaves_all_else_as_it_is(

@@ -20,6 +20,7 @@ from fsgan.data.quality import (
     FolderReport,
     advise,
     compare_folders,
+    compare_people,
     examine_folder,
     find_near_duplicates,
     render_page,
@@ -286,6 +287,15 @@ def some(value, count):
 def advice_on(*folders):
     coverage = compare_folders(*folders) if len(folders) == 2 else None
     return advise(folders, coverage)
+
+
+def test_two_folders_of_one_person_are_told(tmp_path, hopper):
+    for name, crop in (("a", hopper[0]), ("b", collins(0)), ("c", collins(9))):
+        write_image(tmp_path / name / "0.png", crop)
+    a, b, c = (replace(found(1), path=tmp_path / name) for name in "abc")
+    assert compare_people(a, b) == []
+    [told] = compare_people(b, c)
+    assert told.startswith("A and B look like one person (similarity 0.9")
 
 
 def test_shares_are_those_counted_by_hand():

@@ -319,6 +319,29 @@ def test_other_settings_are_named_and_refused(faces, trained):
         fsgan.train(faces / "a", faces / "b", trained[0], resume=False)
 
 
+def test_faces_of_others_are_told_from_those_that_a_model_knows(
+    faces, trained, tmp_path, caplog
+):
+    with pytest.raises(ValueError, match="A and B are exchanged"):
+        fsgan.train(faces / "b", faces / "a", trained[0])
+    fsgan.train(faces / "a", faces / "b", trained[0])
+    assert "other faces" not in caplog.text
+    for path in (faces / "b").iterdir():
+        picture = np.ascontiguousarray(read_image(path)[:, ::-1])
+        write_image(tmp_path / "mirrored" / path.name, picture)
+    fsgan.train(faces / "a", tmp_path / "mirrored", trained[0])
+    assert "was trained on other faces of B: if they are of" in caplog.text
+    assert "other faces of A" not in caplog.text
+
+
+def test_the_same_faces_twice_are_refused_and_few_are_told(faces, tmp_path, caplog):
+    shutil.copytree(faces / "a", tmp_path / "copy")
+    with pytest.raises(ValueError, match="A and B are the same faces"):
+        fsgan.train(faces / "a", tmp_path / "copy", tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    assert "A has 3 faces: a few hundred varied ones" in caplog.text
+
+
 def test_some_settings_are_changed_by_name(faces, trained, tmp_path):
     folder = shutil.copytree(trained[0], tmp_path / "model")
     before = read_settings(trained[1])

@@ -140,6 +140,8 @@ def examine_faces(
     folders = tuple(quality.examine_folder(path, settings) for path in paths)
     coverage = quality.compare_folders(*folders) if len(folders) == 2 else None
     advice = quality.advise(folders, coverage)
+    if len(folders) == 2:
+        advice += quality.compare_people(*folders)
     page = quality.render_page(folders, advice)
     for sentence in advice:
         log.info(sentence)

@@ -196,6 +196,12 @@ def extract_faces(
             raise
     finally:
         stack.close()
+    if others := sorted(set(taken.values()) - {str(source)}):
+        log.warning(
+            "%s keeps the faces of %s, too: empty it if they are of another person",
+            out_dir,
+            ", ".join(others),
+        )
     log.info("%d faces in %d of %d frames of %s", len(found), with_face, frames, source)
     files = [out_dir / entry["file"] for entry in found]
     sheet = contact_sheet([read_image(path) for path in evenly(files, 64)])

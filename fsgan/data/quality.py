@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from fsgan.assets import render
 from fsgan.data.extract import check_square
 from fsgan.faces.geometry import read_crops, read_faces_record
-from fsgan.faces.identity import OTHER_PERSON, embed, load_network
+from fsgan.faces.identity import OTHER_PERSON, SAME_PERSON, embed, load_network
 from fsgan.faces.pose import estimate_head_pose
 from fsgan.media.images import (
     evenly,
@@ -335,6 +335,19 @@ def advise(
             f"{max(light):.0f} of 255; light them alike where you can."
         )
     return advice
+
+
+def compare_people(a: FolderReport, b: FolderReport) -> list[str]:
+    """Says whether two folders look like one person; nothing without dlib."""
+    chosen = ([it.path / name for name in evenly(it.names, 8)] for it in (a, b))
+    try:
+        faces, others = (embed(list(read_crops(files))) for files in chosen)
+    except FileNotFoundError:
+        return []
+    likeness = (faces @ others.T).mean()
+    if likeness < SAME_PERSON:
+        return []
+    return [f"A and B look like one person (similarity {likeness:.2f}): look whether."]
 
 
 def render_page(folders: tuple[FolderReport, ...], advice: list[str]) -> str:

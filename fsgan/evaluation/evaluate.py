@@ -8,6 +8,7 @@ from typing import Literal
 import av
 import cv2
 import numpy as np
+from tqdm.auto import tqdm
 
 from fsgan.data.dataset import center_crop_batch, load_faces, split_faces
 from fsgan.evaluation.measure import (
@@ -37,7 +38,7 @@ from fsgan.faces.geometry import (
     CROP_EXTENT,
     read_crops,
 )
-from fsgan.faces.identity import embed
+from fsgan.faces.identity import SAME_PERSON, embed
 from fsgan.faces.landmarks import LandmarkDetector
 from fsgan.media.files import check_output
 from fsgan.media.images import evenly, list_images
@@ -53,6 +54,7 @@ from fsgan.validation import (
 )
 
 _CHOSEN = 64  # faces of each person, and frames, whose identity is compared
+_CHOSEN_FOOTAGE = 8  # faces of the footage, to know who it shows
 _CHOSEN_68 = 16  # faces whose 68 landmarks are compared: they take a second each
 _SHOWN = 8  # faces of each person in the report
 _SOUND_SECONDS = 300  # that are compared, at most
@@ -131,10 +133,11 @@ def evaluate(
         "source_seconds": min(end or np.inf, infos[0].duration) - start,
         "sound_delay": _sound_delay(video),
     }
-    identity, similarities, note = _compare_identities(
-        crops, others, comparison.ceiling
+    footage = [old for _, old, _ in evenly(comparison.crops, _CHOSEN_FOOTAGE)]
+    identity, similarities, said = _compare_identities(
+        crops, others, comparison.ceiling, footage
     )
-    notes.append(note)
+    notes += said
     figures |= identity
     notes += _notes_on_mesh(figures)
     figures["expression_68"], note = _expression_68(comparison)
@@ -199,28 +202,42 @@ def _compare_identities(
     crops: dict[str, list[np.ndarray]],
     others: list[np.ndarray] | None,
     ceiling: list[np.ndarray],
-) -> tuple[dict[str, Figure], dict[str, list[list[float]]], str]:
-    """Figures of identity, similarities as for `Evaluation`, and a note."""
+    footage: list[np.ndarray],
+) -> tuple[dict[str, Figure], dict[str, list[list[float]]], list[str]]:
+    """Figures of identity, similarities as for `Evaluation`, and notes."""
     try:
-        embeddings = {name: embed(faces) for name, faces in crops.items() if faces}
+        progress = tqdm(crops, desc="recognize", unit="person")
+        embeddings = {name: embed(crops[name]) for name in progress if crops[name]}
         distractors = others and embed(others)
     except FileNotFoundError:
         needed = "dlib's face network: pip install 'fsgan[identity]'"
-        return {}, {}, f"Whose face it is was not measured: it needs {needed}."
+        return {}, {}, [f"Whose face it is was not measured: it needs {needed}."]
     against = {"target": "target", "source": "source", "swapped": "target"}
     similarities = {
         name: cosine_similarity(faces, embeddings[against[name]]).round(4).tolist()
         for name, faces in embeddings.items()
     }
     if not crops["swapped"]:
-        return {}, similarities, "No face is found in the frames that were chosen."
+        return {}, similarities, ["No face is found in the frames that were chosen."]
     swapped, *people = (embeddings[name] for name in ("swapped", "target", "source"))
     scores = identity_scores(swapped, *people, distractors)
     if ceiling:
         best = scores["ceiling"] = identity_scores(embed(ceiling), *people)["moved"]
         if best and best > 0:
             scores["moved_of_ceiling"] = scores["moved"] / best
-    return scores, similarities, "Faces are told apart by dlib's face network."
+    notes = ["Faces are told apart by dlib's face network."]
+    if scores["target_to_source"] > SAME_PERSON:
+        notes.append("A and B look like one person: a swap cannot be told from none.")
+    elif footage:
+        to_target, to_source = (
+            cosine_similarity(embed(footage), of_one).mean() for of_one in people
+        )
+        if to_target > to_source:
+            notes.append(
+                "The footage shows the person who was to be put into it: the direction "
+                "is wrong, or the folders of faces are exchanged."
+            )
+    return scores, similarities, notes
 
 
 def _notes_on_mesh(figures: dict[str, Figure]) -> list[str]:

@@ -42,6 +42,7 @@ from fsgan.faces.mesh import OVAL, FaceMesh, eye_opening, mouth_opening
 from fsgan.faces.pose import estimate_mesh_pose, pose_difference
 from fsgan.faces.tracks import FaceTracks, follow_faces
 from fsgan.media.decoding import clock_start, decode, open_media, packets
+from fsgan.media.files import write_beside
 from fsgan.media.images import evenly
 from fsgan.media.prefetch import prefetch
 from fsgan.media.provenance import sidecar_path
@@ -162,11 +163,11 @@ def find_tracks(
     end: float | None,
 ) -> FaceTracks:
     """The faces of the source; what the conversion found is not searched for again."""
-    out_dir.mkdir(parents=True, exist_ok=True)
     known = swapped.with_suffix(".tracks.json")
     copy = out_dir / known.name
     if known.is_file() and known.resolve() != copy.resolve():
-        shutil.copyfile(known, copy)
+        with write_beside(copy) as file:
+            shutil.copyfile(known, file)
     tracks = follow_faces(
         source,
         out_dir / swapped.name,

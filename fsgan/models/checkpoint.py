@@ -53,6 +53,7 @@ class _Settings(TypedDict):
     progress: NotRequired[Annotated[FiniteFloat, Field(ge=0, le=1)]]
     seconds: NotRequired[Annotated[FiniteFloat, Field(ge=0)]]
     training: NotRequired[_Training]
+    faces: NotRequired[list[list[int]]]
 
 
 def latest_checkpoint(model_dir: str | Path) -> Path | None:

@@ -64,7 +64,7 @@ class ConvertSettings:
     """
 
     direction: Literal[*DIRECTIONS] = "AtoB"
-    color: Literal[*COLOR_METHODS] = "hist_match"
+    color: Literal[*COLOR_METHODS] = "lab"
     color_smoothing: Annotated[FiniteFloat, Field(ge=0, lt=1)] = 0.8
     blend: Literal[*BLEND_METHODS] = "alpha"
     min_alpha: Share = 0.0

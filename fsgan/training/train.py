@@ -8,12 +8,13 @@ from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Literal
+from zlib import crc32
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from fsgan.data.dataset import FaceSet, batches, load_faces, split_faces
-from fsgan.media.files import check_output
+from fsgan.media.files import check_output, preparing
 from fsgan.media.images import write_image
 from fsgan.media.provenance import image_xmp
 from fsgan.models.checkpoint import (
@@ -46,6 +47,9 @@ from fsgan.training.recipes import recipe as find_recipe
 from fsgan.validation import AboveZero, check_two_folders, checked
 
 log = logging.getLogger(__name__)
+
+_FEW = 50  # faces
+_KNOWN = 64  # of each person's faces, by which a checkpoint knows them
 
 PHASES = (
     Phase(start=0),
@@ -182,6 +186,7 @@ def train(
         )
         for crops, masks in folders
     ]
+    _check_people(faces)
     gan = _build(model, settings)
     if settings.batch_size == "auto":
         settings = replace(settings, batch_size=largest_batch(gan))
@@ -190,7 +195,25 @@ def train(
         training.restore(checkpoint)
     elif start_from is not None:
         transfer_weights(start_from, gan.networks, gan.config, transfer)
+    with preparing(model_dir):
+        model_dir.mkdir(parents=True, exist_ok=True)
     return training.run()
+
+
+def _check_people(faces: list[FaceSet]) -> None:
+    """Refuses one person twice, warns of few faces."""
+    for side, of_one in zip("AB", faces, strict=False):
+        if len(of_one) < _FEW:
+            log.warning(
+                "%s has %d faces: a few hundred varied ones make a better swap",
+                side,
+                len(of_one),
+            )
+    a, *others = ({crc32(image) for image in of_one.images} for of_one in faces)
+    if others and len(a & others[0]) > len(a) / 2:
+        raise ValueError(
+            "A and B are the same faces: give the crops of two different persons"
+        )
 
 
 class _Training:
@@ -208,6 +231,7 @@ class _Training:
         self.model_dir = model_dir
         self.settings = settings
         self.gan = gan
+        self.faces = [{crc32(image) for image in of_one.images} for of_one in faces]
         splits = [split_faces(of_one, settings.validation) for of_one in faces]
         self.trained, self.held_out = zip(*splits, strict=True)
         self.on_preview = on_preview
@@ -260,7 +284,29 @@ class _Training:
         done = min(1.0, gan.iteration / planned) if planned else 0.0
         self.reached = saved.get("progress", done)  # older checkpoints have none
         self.seconds_before = saved.get("seconds", 0.0)
+        self.compare_faces(saved.get("faces", []))
         log.info("going on at iteration %d of %s", gan.iteration, checkpoint)
+
+    def compare_faces(self, known: list[list[int]]) -> None:
+        """Refuses A and B exchanged, warns of faces that are all new."""
+        new, exchanged = (
+            [are.isdisjoint(were) for were, are in zip(known, faces, strict=False)]
+            for faces in (self.faces, self.faces[::-1])
+        )
+        if any(new) and not all(exchanged):
+            raise ValueError(
+                f"A and B are exchanged: in {self.model_dir} they are the other way "
+                "round; give the folders as before, or another model folder"
+            )
+        for side, is_new in zip("AB", new, strict=False):
+            if is_new:
+                log.warning(
+                    "%s was trained on other faces of %s: if they are of another "
+                    "person, stop and take another model folder, with start_from=%r",
+                    self.model_dir,
+                    side,
+                    str(self.model_dir),
+                )
 
     def run(self) -> Path:
         """Trains to the last iteration, or to an interrupt; the newest checkpoint."""
@@ -373,6 +419,7 @@ class _Training:
             "interrupted": self.interrupted,
             "phase": asdict(phase_at(self.progress)),
             "training": asdict(self.settings),
+            "faces": [sorted(of_one)[:_KNOWN] for of_one in self.faces],
             "versions": {name: version(name) for name in packages},
         }
         return save_checkpoint(
