@@ -232,6 +232,7 @@ def test_the_cores_of_a_machine_are_shared(workers, threads, tmp_path, monkeypat
     assert os.environ["OMP_NUM_THREADS"] == str(threads)
 
 
+@pytest.mark.filterwarnings("ignore:Couldn't detect a suitable IP")  # no network
 def test_what_is_no_cluster_of_processes_is_refused(clips, gray_model, tmp_path):
     convert = partial(convert_videos, clips, tmp_path / "out")
     local = LocalCluster(
