@@ -21,8 +21,8 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import nbformat
-from papermill.parameterize import parameterize_notebook
 from papermill.iorw import load_notebook_node, write_ipynb
+from papermill.parameterize import parameterize_notebook
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[1]
