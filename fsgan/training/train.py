@@ -209,11 +209,16 @@ def _check_people(faces: list[FaceSet]) -> None:
                 side,
                 len(of_one),
             )
-    a, *others = ({crc32(image) for image in of_one.images} for of_one in faces)
+    a, *others = _fingerprints(faces)
     if others and len(a & others[0]) > len(a) / 2:
         raise ValueError(
             "A and B are the same faces: give the crops of two different persons"
         )
+
+
+def _fingerprints(faces: list[FaceSet]) -> list[set[int]]:
+    """By what a checkpoint knows the faces of each person."""
+    return [{crc32(image) for image in of_one.images} for of_one in faces]
 
 
 class _Training:
@@ -231,7 +236,7 @@ class _Training:
         self.model_dir = model_dir
         self.settings = settings
         self.gan = gan
-        self.faces = [{crc32(image) for image in of_one.images} for of_one in faces]
+        self.faces = _fingerprints(faces)
         splits = [split_faces(of_one, settings.validation) for of_one in faces]
         self.trained, self.held_out = zip(*splits, strict=True)
         self.on_preview = on_preview
